@@ -1,0 +1,212 @@
+"""Mixing matrices W and what they do to the rows X: X+ = W X."""
+
+import warnings
+from collections.abc import Iterator
+
+import networkx as nx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Matrix = NDArray[np.float64]
+Rows = NDArray[np.float32]
+
+# Elements of the rows worked on at once, whatever N is. A product's threads meet after every chunk, so long chunks pay;
+# sums of squares are bound by memory, so chunks that stay in the cache do.
+_PRODUCT_CHUNK = 1 << 23
+_SUM_CHUNK = 1 << 19
+
+
+def metropolis(graph: nx.Graph) -> Matrix:
+    """Return the Metropolis-Hastings weights W_ij = 1 / (1 + max(d_i, d_j)) on edges, the remainder on the diagonal.
+
+    Parameters
+    ----------
+    graph : networkx.Graph
+        Graph on ranks 0..N-1.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N), symmetric, doubly stochastic, non-negative.
+    """
+    adjacency = _adjacency(graph)
+    degrees = adjacency.sum(axis=1)
+    return _with_remainder(adjacency / (1 + np.maximum.outer(degrees, degrees)))
+
+
+def uniform(graph: nx.Graph) -> Matrix:
+    """Return W = I - L / (d_max + 1): every edge has the same weight; (N, N), symmetric, doubly stochastic."""
+    adjacency = _adjacency(graph)
+    return _with_remainder(adjacency / (1 + adjacency.sum(axis=1).max()))
+
+
+def laplacian(graph: nx.Graph) -> Matrix:
+    """Return W = I - alpha L with alpha = 2 / (lambda_2 + lambda_N): the equal edge weights that agree fastest.
+
+    On a disconnected graph lambda_2 is the smallest eigenvalue above 0, so each component is served as well as one
+    alpha allows.
+
+    Parameters
+    ----------
+    graph : networkx.Graph
+        Graph on ranks 0..N-1.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N), symmetric, doubly stochastic.
+
+    Warns
+    -----
+    UserWarning
+        If workers get negative self weights, as can happen on irregular graphs; they are named.
+
+    References
+    ----------
+    L. Xiao and S. Boyd, Fast linear iterations for distributed averaging, 2004, section 4.1.
+    """
+    adjacency = _adjacency(graph)
+    eigenvalues = np.linalg.eigvalsh(np.diag(adjacency.sum(axis=1)) - adjacency)
+    positive = eigenvalues[eigenvalues > 1e-9]
+    alpha = 2 / (positive[0] + positive[-1]) if positive.size else 0.0
+    W = _with_remainder(alpha * adjacency)
+    negative = np.flatnonzero(np.diag(W) < -1e-12).tolist()
+    if negative:
+        warnings.warn(
+            f"laplacian weights give workers {negative} negative self weights; metropolis weights never do",
+            UserWarning,
+            stacklevel=2,
+        )
+    return W
+
+
+def target(graph: nx.Graph, p: ArrayLike) -> Matrix:
+    """Return weights with the stationary distribution p: Q_ij = min(p_i / (d_i + 1), p_j / (d_j + 1)) / p_i on edges.
+
+    Parameters
+    ----------
+    graph : networkx.Graph
+        Graph on ranks 0..N-1.
+    p : array_like
+        (N,) positive weights of the workers, such as their shard sizes; only their ratios matter.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N), row-stochastic, p'Q = p': mixing keeps the p-weighted mean of the rows.
+
+    Raises
+    ------
+    ValueError
+        If p has the wrong shape or an entry that is not positive and finite.
+    """
+    adjacency = _adjacency(graph)
+    weights = np.asarray(p, dtype=np.float64)
+    if weights.shape != (len(adjacency),):
+        raise ValueError(f"target weights must be one per worker, shape ({len(adjacency)},); got shape {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise ValueError(f"target weights must be positive and finite; got {weights.tolist()}")
+    offers = weights / (adjacency.sum(axis=1) + 1)
+    return _with_remainder(adjacency * np.minimum.outer(offers, offers) / weights[:, None])
+
+
+def restrict(W: Matrix, present: ArrayLike) -> Matrix:
+    """Return the mixing matrix of a round that some workers miss.
+
+    W~_ij = W_ij for present i != j, W~_ii = 1 - sum over present j != i of W_ij; absent rows and columns are those of
+    the identity. Symmetric and doubly stochastic if W is (rows divided by their sum are not); p'W = p' is kept too.
+
+    Parameters
+    ----------
+    W : numpy.ndarray
+        (N, N) with rows that sum to 1.
+    present : array_like
+        Ranks that take part; may be empty.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N), a new matrix.
+    """
+    ranks = np.asarray(present, dtype=np.intp)
+    block = np.ix_(ranks, ranks)
+    restricted = np.eye(len(W))
+    restricted[block] = _with_remainder(W[block])
+    return restricted
+
+
+def spectral_gap(W: Matrix) -> float:
+    """Return 1 - |second largest eigenvalue of W in modulus|, in [0, 1]; 1 is averaging in one round (N = 1: 1)."""
+    moduli = np.sort(np.abs(np.linalg.eigvals(W)))
+    return float(1 - moduli[-2]) if len(moduli) > 1 else 1.0
+
+
+def consensus_distance(X: Rows) -> float:
+    """Return the root mean square distance of the rows to their mean, sqrt(sum_i ||x_i - mean||^2 / N).
+
+    Parameters
+    ----------
+    X : numpy.ndarray
+        (N, P) rows. Worked on in column chunks with float64 sums, so no (N, P) copy is made.
+
+    Returns
+    -------
+    float
+        In the unit of the parameters; 0 if and only if all rows are equal.
+    """
+    total = 0.0
+    n, size = X.shape
+    for chunk in _chunks(n, size, _SUM_CHUNK):
+        deviations = X[:, chunk].astype(np.float64)
+        deviations -= deviations.mean(axis=0)
+        total += float(np.einsum("ij,ij->", deviations, deviations))  # on one thread: BLAS threads would only wait here
+    return float(np.sqrt(total / n))
+
+
+def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
+    """Replace rows[:, :columns] by W @ rows[:, :columns], in place.
+
+    One matrix product, done in column chunks: beside the rows it needs 32 MB. An element is one sum over ranks, which
+    never crosses a chunk.
+
+    Parameters
+    ----------
+    W : numpy.ndarray
+        (N, N) float64; the product is formed in the precision of the rows.
+    rows : numpy.ndarray
+        (N, P) float32, changed in place.
+    columns : int, optional
+        Leading columns to mix; the rest (such as BatchNorm buffers) stay as they are. Default: all.
+    """
+    size = rows.shape[1] if columns is None else columns
+    weights = W.astype(rows.dtype)
+    for chunk in _chunks(len(rows), size, _PRODUCT_CHUNK):
+        rows[:, chunk] = weights @ rows[:, chunk]
+
+
+def mean_drift(W: Matrix, rows: Rows, columns: int | None = None) -> float:
+    """Return ||mean(W X) - mean(X)||_2 before mixing X = rows[:, :columns], without forming W X.
+
+    Mixing moves the mean by ((1'W - 1') / N) X: one vector-matrix product with the column sums of W. It is 0 up to
+    rounding for doubly stochastic W, and the pull towards the leaders for AL-DSGD.
+    """
+    size = rows.shape[1] if columns is None else columns
+    pull = ((W.sum(axis=0) - 1) / len(W)).astype(rows.dtype)
+    moves = (pull @ rows[:, chunk] for chunk in _chunks(len(rows), size, _PRODUCT_CHUNK))
+    return float(np.sqrt(sum(float(np.sum(np.square(move, dtype=np.float64))) for move in moves)))
+
+
+def _adjacency(graph: nx.Graph) -> Matrix:
+    return nx.to_numpy_array(graph, nodelist=range(len(graph)), weight=None)  # type: ignore[no-any-return]
+
+
+def _with_remainder(weights: Matrix) -> Matrix:
+    """Return the weights with the diagonal that makes every row sum to 1."""
+    np.fill_diagonal(weights, 0)
+    np.fill_diagonal(weights, 1 - weights.sum(axis=1))
+    return weights
+
+
+def _chunks(n: int, size: int, elements: int) -> Iterator[slice]:
+    step = max(1, elements // n)
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))

@@ -1,0 +1,40 @@
+"""Random streams: every draw in a run descends from one root seed."""
+
+from typing import Literal, get_args
+
+import numpy as np
+
+# A stream is identified by its place in this list: append new purposes, never reorder.
+Purpose = Literal[
+    "partition",
+    "order",
+    "jitter",
+    "churn",
+    "matching",
+    "rotation",
+    "model",
+    "augment",
+    "features",
+    "selection",
+    "dropout",
+]
+
+
+def rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
+    """Return the generator of one purpose, independent of every other purpose and key.
+
+    Parameters
+    ----------
+    seed : int
+        The run's root seed, at least 0.
+    purpose : Purpose
+        What the numbers are for.
+    *keys : int
+        Further coordinates, such as (rank, round), each at least 0.
+
+    Returns
+    -------
+    numpy.random.Generator
+        The same stream for the same arguments, on every machine and in every process.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(get_args(Purpose).index(purpose), *keys)))

@@ -1,0 +1,43 @@
+"""Evaluation on the server: test accuracy and loss, and the loss on a held-out batch of training samples."""
+
+import torch
+from flwr.app import ArrayRecord, MetricRecord
+
+import tasks
+from conf import Config
+
+
+class Evaluation:
+    """Evaluates models given as Flower arrays.
+
+    Parameters
+    ----------
+    config : Config
+        Of the run.
+    model : torch.nn.Module
+        Of the run; its values are overwritten.
+    test, held_out : tasks.Split
+        Test samples, and the training samples that no worker holds (may be empty).
+    """
+
+    def __init__(self, config: Config, model: torch.nn.Module, test: tasks.Split, held_out: tasks.Split) -> None:
+        device = config.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device
+        self._model = model.to(device)
+        self._test = test
+        self._held_out = held_out
+
+    def __call__(self, server_round: int, arrays: ArrayRecord) -> MetricRecord:
+        """Return ``accuracy`` and ``loss`` on the test samples."""
+        loss, accuracy = self._evaluate(arrays, self._test)
+        return MetricRecord({"accuracy": accuracy, "loss": loss})
+
+    def held_out_loss(self, arrays: ArrayRecord) -> float:
+        """Return the mean loss on the held-out training samples."""
+        return self._evaluate(arrays, self._held_out)[0]
+
+    def _evaluate(self, arrays: ArrayRecord, split: tasks.Split) -> tuple[float, float]:
+        self._model.load_state_dict(arrays.to_torch_state_dict())
+        return tasks.evaluate(self._model, split, device=self._device)

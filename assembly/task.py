@@ -1,0 +1,45 @@
+"""The data and the model that a configuration asks for."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+import tasks
+from conf import Config
+from tasks import Task
+
+
+def load_task(config: Config, root: str | None) -> Task:
+    """Return a configuration's task, loaded once per process from ``root``."""
+    task = config.task
+    return _task(task.name, root, task.download, task.augment, task.train_limit, task.test_limit)
+
+
+def build_model(config: Config) -> nn.Module:
+    """Return a configuration's model; the same values for the same seed."""
+    shape = tasks.TASKS[config.task.name].shape
+    return tasks.build_model(config.model.name, shape or load_task(config, config.task.root), seed=config.seed)
+
+
+class TaskData:
+    """A task's training samples, normalised and augmented mini-batch by mini-batch."""
+
+    def __init__(self, task: Task) -> None:
+        self._split, self._augment = task.train, task.augment
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self._split)
+
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Return the given samples."""
+        x, y = self._split.batch(indices)
+        return (x if self._augment is None else self._augment(x, generator)), y
+
+
+@cache
+def _task(name: str, root: str | None, *options: Any) -> Task:
+    download, augment, train_limit, test_limit = options
+    return tasks.load(name, root, download=download, augment=augment, train_limit=train_limit, test_limit=test_limit)

@@ -1,0 +1,90 @@
+"""Run many configurations in-process, keep what is finished, and hand the run folders back."""
+
+import argparse
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+import client_app
+import server_app
+from conf import Config, compose
+from engines.inline import InlineGrid
+from reports import noise, progress
+from reports.run_folder import RunFolder
+
+Runs = dict[str, list[RunFolder]]
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Read an experiment's command line: data folder, output folder, seeds, processes, and overrides for all runs."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--root", default="data", help="folder of the data (task.root)")
+    parser.add_argument("--out", default="runs/experiments", type=Path, help="where the run folders go")
+    parser.add_argument("--seeds", default=3, type=int, help="number of seeds")
+    parser.add_argument("--jobs", default=2, type=int, help="runs at a time, a process each")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5 for a quick look")
+    return parser.parse_args()
+
+
+def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) -> Runs:
+    """Run every variant with every seed; a run that is already finished in its folder is taken as it is.
+
+    Parameters
+    ----------
+    variants : mapping of str to overrides
+        By name; the name is also the folder's, below ``--out``.
+    options : Namespace
+        From :func:`arguments`.
+
+    Returns
+    -------
+    dict
+        Run folders by variant, in the order of the seeds.
+    """
+    places = {name: [options.out / name / str(seed) for seed in range(options.seeds)] for name in variants}
+    jobs = [
+        compose([*overrides, *options.overrides, f"seed={seed}", "engine=inline", f"run_dir={path}"])
+        for name, overrides in variants.items()
+        for seed, path in enumerate(places[name])
+    ]
+    # One thread per process, set before torch is loaded there: small models gain nothing from more.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
+        for done, path in enumerate(pool.map(_run, jobs), start=1):
+            print(f"{done}/{len(jobs)} {path}", file=sys.stderr, flush=True)
+    return {name: [RunFolder.open(path) for path in paths] for name, paths in places.items()}
+
+
+def _run(config: Config) -> str:
+    path = Path(str(config.run_dir))
+    if (path / "summary.json").exists():
+        return f"{path} (was there)"
+    shutil.rmtree(path, ignore_errors=True)
+    folder = server_app.open_folder(replace(config, checkpoint_every=0), path)
+    with noise.to_log(folder.log), warnings.catch_warnings():
+        grid = InlineGrid(client_app.make_app(config), config.workers)
+        server_app.run(replace(config, checkpoint_every=0), grid, folder, progress.make("none"))
+    return str(path)
+
+
+def spread(values: Sequence[float], digits: int = 1, factor: float = 1.0) -> str:
+    """Return mean and sample standard deviation as text."""
+    scaled = np.array(values, dtype=float) * factor
+    deviation = f" ± {scaled.std(ddof=1):.{digits}f}" if len(scaled) > 1 else ""
+    return f"{scaled.mean():.{digits}f}{deviation}"
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a Markdown table."""
+    print("| " + " | ".join(heads) + " |")
+    print("|" + "---|" * len(heads))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")

@@ -1,0 +1,68 @@
+"""What reporting costs a run: metrics file, terminal view and tracking=none, against a round of 0.2 s.
+
+    python -m benchmarks.reporting [--rounds 50] [--round-seconds 0.2] [--workers 8 64]
+
+The rounds sleep, so every CPU second that is counted, also in the live view's thread, is reporting's. Ends with status
+1 at 3 % of the rounds' time or more. The figures, drawn once at the end of a run, are given in CPU seconds beside it.
+"""
+
+import argparse
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from reports import figures, progress, tracking
+from reports.run_folder import RunFolder
+from tests.reports.synthetic import config_yaml, records
+
+LIMIT = 0.03
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=50)
+    parser.add_argument("--round-seconds", type=float, default=0.2)
+    parser.add_argument("--workers", type=int, nargs="+", default=[8, 64])
+    arguments = parser.parse_args()
+    kinds: tuple[progress.Kind, ...] = ("none", "plain", "live")
+    worst = 0.0
+    for workers in arguments.workers:
+        for kind in kinds:
+            with tempfile.TemporaryDirectory() as folder:
+                spent = report(Path(folder), kind, workers, arguments.rounds, arguments.round_seconds)
+                share = spent / (arguments.rounds * arguments.round_seconds)
+                worst = max(worst, share)
+                milliseconds = 1000 * spent / arguments.rounds
+                print(f"{workers:3d} workers, progress={kind:5s}: {milliseconds:.2f} CPU-ms per round, {share:.2%}")
+        with tempfile.TemporaryDirectory() as folder:
+            report(Path(folder), "none", workers, arguments.rounds, 0)
+            began = time.process_time()
+            figures.write(RunFolder.open(folder))
+            print(f"{workers:3d} workers, figures: {time.process_time() - began:.1f} CPU-s once")
+    print(f"worst {worst:.2%} of a round of {arguments.round_seconds} s, limit {LIMIT:.0%}")
+    return int(worst >= LIMIT)
+
+
+def report(path: Path, kind: progress.Kind, workers: int, rounds: int, round_seconds: float) -> float:
+    """Report a run whose rounds do nothing; return the CPU seconds that it took."""
+    rows = records("al_dsgd", "non_blocking", 0, workers=workers, rounds=rounds)
+    folder = RunFolder.create(path, config_yaml("al_dsgd", "non_blocking", 0, workers, rounds))
+    tracker = tracking.make("none", path, {})
+    terminal = Console(file=io.StringIO(), width=120, height=50, force_terminal=kind == "live")
+    with progress.make(kind, terminal) as view:
+        view.start(rounds, workers)
+        began = time.process_time()
+        for row in rows:
+            time.sleep(round_seconds)
+            folder.append_metrics(row)
+            view.round(row)
+            tracker.log(row)
+        return time.process_time() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""The Flower ClientApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike.
+
+Nothing heavy at module level: in a deployment every message starts a fresh process, that hands it to the trainer
+process of its SuperNode (see ``clients.warm``); only that one, and a simulation, composes the configuration.
+"""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import Context, RecordDict
+
+from clients import WorkerApp, make_client_app, rank_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from conf import Config
+
+
+def _answer(message_type: str, content: RecordDict, context: Context) -> RecordDict:
+    return _composed_from(str(context.run_config.get("overrides", ""))).answer(message_type, content, context)
+
+
+app = WorkerApp(_answer, warm="client_app:app")
+
+
+def make_app(config: "Config") -> WorkerApp:
+    """Return the ClientApp of a configuration."""
+    from assembly.fleet import make_fleet
+
+    return make_client_app(
+        lambda context: load_data(config, context),
+        lambda: build_model(config),
+        device=config.device,
+        fleet=make_fleet(config),
+    )
+
+
+def load_data(config: "Config", context: Context) -> Any:
+    """Return what a worker can reach: the pooled data, or with ``partitioner=local`` its own.
+
+    Own data lies where the node's configuration says (``data``), or at ``task.root`` with ``{rank}`` filled in.
+    """
+    from assembly.task import TaskData, load_task
+
+    root = str(context.node_config.get("data", config.task.root or "")).format(rank=rank_of(context)) or None
+    return TaskData(load_task(config, root))
+
+
+def build_model(config: "Config") -> "nn.Module":
+    """Return a configuration's model."""
+    from assembly import task
+
+    return task.build_model(config)
+
+
+@lru_cache(maxsize=1)
+def _composed_from(overrides: str) -> WorkerApp:
+    from conf import compose, parse_overrides
+
+    return make_app(compose(parse_overrides(overrides)))

@@ -1,0 +1,160 @@
+"""Fleets: simulated devices of unequal speed, network and presence."""
+
+import csv
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from algorithms.seeds import rng
+from clients.clocks import VirtualClock
+
+JitterKind = Literal["none", "shifted_exponential", "log_normal", "slowdown"]
+
+# A worker that churn took away is looked for again after this long when nobody else is there either.
+_CHURN_WAIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Random factor on the duration of every mini-batch.
+
+    ``shifted_exponential``: 1 + Exp(mean ``scale``). ``log_normal``: exp(Normal(0, ``scale``)). ``slowdown``:
+    ``factor`` with ``probability``, else 1.
+    """
+
+    kind: JitterKind = "none"
+    scale: float = 0.0
+    probability: float = 0.0
+    factor: float = 1.0
+
+    def draw(self, generator: np.random.Generator) -> float:
+        """Return the factor of one mini-batch."""
+        match self.kind:
+            case "none":
+                return 1.0
+            case "shifted_exponential":
+                return 1.0 + generator.exponential(self.scale)
+            case "log_normal":
+                return float(np.exp(generator.normal(0.0, self.scale)))
+            case "slowdown":
+                return self.factor if generator.random() < self.probability else 1.0
+
+
+@dataclass(frozen=True)
+class Device:
+    """One simulated device: speed, network (bandwidth in bytes per second) and the intervals of run time it is on."""
+
+    samples_per_second: float
+    latency_seconds: float = 0.0
+    bandwidth: float = math.inf
+    on_intervals: tuple[tuple[float, float], ...] = ((0.0, math.inf),)
+
+    def seconds_away(self, run_seconds: float) -> float:
+        """Return how long the device stays off from ``run_seconds`` on: 0 when it is on, inf when it never returns."""
+        waits = [max(on - run_seconds, 0.0) for on, off in self.on_intervals if run_seconds < off]
+        return min(waits, default=math.inf)
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The devices of a simulation; worker ``rank`` runs on ``devices[rank % len(devices)]``.
+
+    ``leave_probability`` and ``return_probability`` are per round (churn).
+    """
+
+    devices: tuple[Device, ...]
+    jitter: Jitter = field(default_factory=Jitter)
+    leave_probability: float = 0.0
+    return_probability: float = 1.0
+
+    def device(self, rank: int) -> Device:
+        """Return the device of worker ``rank``."""
+        return self.devices[rank % len(self.devices)]
+
+    def clock(self, seed: int, rank: int, server_round: int) -> VirtualClock:
+        """Return a worker's clock for one round; its jitter depends on (seed, rank, round) alone."""
+        generator = rng(seed, "jitter", rank, server_round)
+        return VirtualClock(self.device(rank).samples_per_second, lambda: self.jitter.draw(generator))
+
+    def seconds_away(self, seed: int, rank: int, server_round: int, run_seconds: float) -> float:
+        """Return how long worker ``rank`` is away from this round on; 0 when it is there."""
+        away = self.device(rank).seconds_away(run_seconds)
+        return max(away, _CHURN_WAIT_SECONDS) if self._churned(seed, rank, server_round) else away
+
+    def _churned(self, seed: int, rank: int, server_round: int) -> bool:
+        if self.leave_probability == 0:
+            return False
+        away = False
+        for draw in rng(seed, "churn", rank).random(server_round):
+            away = draw >= self.return_probability if away else draw < self.leave_probability
+        return away
+
+
+def repeated(
+    relative_speeds: tuple[float, ...], samples_per_second: float, latency_seconds: float, bandwidth: float
+) -> tuple[Device, ...]:
+    """Return devices at the given speeds relative to a reference of ``samples_per_second``."""
+    return tuple(Device(speed * samples_per_second, latency_seconds, bandwidth) for speed in relative_speeds)
+
+
+def read_trace(path: Path, num_workers: int) -> tuple[Device, ...]:
+    """Read devices from a CSV file: rank, samples_per_second, latency_seconds, bandwidth_bits_per_second.
+
+    Optional columns ``on_seconds`` and ``off_seconds`` limit a device to an interval of run time; further rows of the
+    same rank add intervals.
+
+    Raises
+    ------
+    ValueError
+        Naming the file, the line and the value that is wrong, or the ranks that are missing.
+    """
+    rows: dict[int, list[dict[str, float]]] = {}
+    required = ("rank", "samples_per_second", "latency_seconds", "bandwidth_bits_per_second")
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in required if name not in (reader.fieldnames or [])]
+        if missing:
+            raise ValueError(f"fleet.path {path} lacks the column {missing[0]}; it needs {', '.join(required)}")
+        for row in reader:
+            values = _parse_row(path, reader.line_num, row)
+            rows.setdefault(int(values["rank"]), []).append(values)
+    absent = [rank for rank in range(num_workers) if rank not in rows]
+    if absent:
+        raise ValueError(f"fleet.path {path} has no row for rank {absent[0]}; {num_workers} workers need one each")
+    return tuple(_device(rows[rank]) for rank in range(num_workers))
+
+
+def _parse_row(path: Path, line: int, row: dict[str | None, str | None]) -> dict[str, float]:
+    where = f"fleet.path {path}, line {line}"
+    if None in row:
+        raise ValueError(f"{where} has more values than the header names")
+    values = {"on_seconds": 0.0, "off_seconds": math.inf}
+    for name, text in row.items():
+        try:
+            values |= {str(name): float(text)} if text else {}
+        except ValueError:
+            raise ValueError(f"{where}: {name} must be a number; got {text}") from None
+    on = values["on_seconds"]
+    rules: tuple[tuple[str, Callable[[float], bool], str], ...] = (
+        ("rank", lambda v: v >= 0 and v.is_integer(), "a whole number, at least 0"),
+        ("samples_per_second", lambda v: 0 < v < math.inf, "above 0 and finite"),
+        ("latency_seconds", lambda v: 0 <= v < math.inf, "at least 0 and finite"),
+        ("bandwidth_bits_per_second", lambda v: v > 0, "above 0"),
+        ("on_seconds", lambda v: 0 <= v < math.inf, "at least 0 and finite"),
+        ("off_seconds", lambda v: v > on, f"above on_seconds, {on:g}"),
+    )
+    for name, holds, meaning in rules:
+        if not holds(values.get(name, math.nan)):
+            raise ValueError(f"{where}: {name} must be {meaning}; got {row.get(name) or 'nothing'}")
+    return values
+
+
+def _device(rows: list[dict[str, float]]) -> Device:
+    first = rows[0]
+    intervals = tuple(sorted((row["on_seconds"], row["off_seconds"]) for row in rows))
+    bandwidth = first["bandwidth_bits_per_second"] / 8
+    return Device(first["samples_per_second"], first["latency_seconds"], bandwidth, intervals)

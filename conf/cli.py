@@ -1,0 +1,119 @@
+"""The command line of a run: overrides, sweeps, help; one line and exit status 2 for what cannot be run."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+from conf.errors import ConfigError
+from conf.loading import compose, recompose, to_yaml
+from conf.overrides import expand
+from conf.preflight import preflight
+from conf.reference import explain
+from conf.schema import Config
+
+_USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
+_EXAMPLES = """Examples:
+  python run_sim.py                                             the default run
+  python run_sim.py strategy=matcha strategy.communication_budget=0.3 rounds=50
+  python run_sim.py task=cifar10 task.root=data model=resnet18 topology=ring workers=4
+  python run_sim.py fleet=two_speed partitioner.ratios=fleet proportional_batches=true
+  python run_sim.py --multirun strategy=d_psgd,matcha,al_dsgd seed=0,1,2
+  python run_sim.py strategy=matcha --cfg job                   print the configuration, run nothing
+  python run_sim.py strategy=matcha --help                      explain the keys of these choices
+  python run_sim.py resume=runs/2025-01-31/12-00-00 rounds=200  go on with an earlier run"""
+
+
+def main(run: Callable[[Config], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for.
+
+    Parameters
+    ----------
+    run : callable
+        Does one run, whose ``run_dir`` is set, and returns its exit status; None stands for 0.
+    argv : sequence of str, optional
+        Arguments; those of the process by default.
+
+    Returns
+    -------
+    int
+        Exit status: 2 after a line on standard error for a configuration that cannot be run (from ``run`` as well,
+        if it raises :class:`ConfigError`), else the highest status of the runs.
+    """
+    try:
+        options = _parser().parse_intermixed_args(argv)
+        if options.help:
+            print(f"usage: {_USAGE}\n\n{explain(options.overrides)}\n\n{_EXAMPLES}")
+            return 0
+        sweep = expand(options.overrides) if options.multirun else [options.overrides]
+        configs = [_compose(overrides) for overrides in sweep]
+        if options.cfg:
+            print("---\n".join(to_yaml(config) for config in configs), end="")
+            return 0
+        for config in configs:
+            preflight(config)
+        return _run_all(run, sweep, _placed(configs, datetime.now(), options.multirun))
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (usage: {_USAGE})")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--multirun", "-m", action="store_true")
+    parser.add_argument("--cfg", "-c", choices=["job"])
+    return parser
+
+
+def _compose(overrides: Sequence[str]) -> Config:
+    config = compose(overrides)
+    if config.resume is None:
+        return config
+    saved = Path(config.resume) / "config.yaml"
+    try:
+        text = saved.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"resume must be the folder of an earlier run; found no {saved}") from error
+    return recompose(text, [*overrides, "run_dir=null"])
+
+
+def _placed(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Config]:
+    """Return the configurations with a folder each."""
+    moment = f"{now:%Y-%m-%d}/{now:%H-%M-%S}"
+    if not multirun:
+        config = configs[0]
+        return [replace(config, run_dir=config.resume or config.run_dir or _free(Path("runs", moment)))]
+    default = _free(Path("multirun", moment))
+    return [
+        replace(config, run_dir=config.resume or str(Path(config.run_dir or default, str(number))))
+        for number, config in enumerate(configs)
+    ]
+
+
+def _free(path: Path) -> str:
+    """Return ``path``, numbered if it is taken by a run of the same second."""
+    number = 1
+    free = path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return str(free)
+
+
+def _run_all(run: Callable[[Config], int | None], sweep: Sequence[Sequence[str]], configs: Sequence[Config]) -> int:
+    status = 0
+    for number, (overrides, config) in enumerate(zip(sweep, configs, strict=True), start=1):
+        if len(configs) > 1:
+            print(f"run {number} of {len(configs)}: {' '.join(overrides)}", flush=True)
+        status = max(status, run(config) or 0)
+    return status

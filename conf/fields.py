@@ -1,0 +1,112 @@
+"""How the schema declares a key: its type, what it means, its unit and the values it may take."""
+
+import inspect
+import types
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, TypeVar, Union, dataclass_transform, get_args, get_origin
+
+from omegaconf import MISSING
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Numbers between two bounds, written as in mathematics: ``[0, 1)`` holds 0 and not 1, ``[1, inf)`` has no end."""
+
+    low: float
+    high: float
+    closed_low: bool
+    closed_high: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an interval such as ``(0, 1]``."""
+        low, high = text[1:-1].split(",")
+        return cls(float(low), float(high), text[0] == "[", text[-1] == "]")
+
+    def __contains__(self, value: float) -> bool:
+        above = self.low <= value if self.closed_low else self.low < value
+        below = value <= self.high if self.closed_high else value < self.high
+        return above and below
+
+    def __str__(self) -> str:
+        low = f"{self.low:g}"
+        if self.high == float("inf"):
+            return f"at least {low}" if self.closed_low else f"above {low}"
+        return f"in {'[' if self.closed_low else '('}{low}, {self.high:g}{']' if self.closed_high else ')'}"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the schema says of a key beyond its type.
+
+    Attributes
+    ----------
+    text : str
+        What it means, for the reference.
+    unit : str
+        Of a number; empty for counts and shares.
+    within : Interval, optional
+        The numbers allowed; of the elements, if the key is a list.
+    choices : tuple of str
+        The words allowed.
+    """
+
+    text: str
+    unit: str = ""
+    within: Interval | None = None
+    choices: tuple[str, ...] = ()
+
+
+def key(text: str, within: str = "", *, unit: str = "") -> Any:
+    """Declare a key; its default value stands in the YAML file of its group.
+
+    Parameters
+    ----------
+    text : str
+        What it means.
+    within : str
+        Interval of the numbers allowed, such as ``[0, 1)``.
+    unit : str
+        Unit of the number.
+    """
+    return field(default=MISSING, metadata={"key": Key(text, unit, Interval.parse(within) if within else None)})
+
+
+@dataclass_transform(field_specifiers=(key,))
+def schema(cls: type[T]) -> type[T]:
+    """Make a dataclass of ``cls`` that OmegaConf accepts.
+
+    OmegaConf has no ``Literal`` and no unions with lists: it is shown ``str`` and ``Any`` in their place, and
+    :func:`conf.validation.validate` checks what it cannot.
+    """
+    annotations: dict[str, Any] = {}
+    for name, hint in inspect.get_annotations(cls).items():
+        declared, words = cls.__dict__[name], _words(hint)
+        if words:
+            known: Key = declared.metadata["key"]
+            declared.metadata = types.MappingProxyType({"key": replace(known, choices=words)})
+        annotations[name] = _shown(hint)
+    cls.__annotations__ = annotations
+    return dataclass(cls)
+
+
+def is_union(hint: Any) -> bool:
+    """Return whether an annotation allows several types."""
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """Return the words of the ``Literal`` in an annotation, if there is one."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return next((words for part in get_args(hint) if (words := _words(part))), ())
+
+
+def _shown(hint: Any) -> Any:
+    if get_origin(hint) is Literal:
+        return str
+    if is_union(hint) and any(get_origin(part) is list for part in get_args(hint)):
+        return Any
+    return hint

@@ -1,0 +1,170 @@
+"""Overrides such as ``strategy.c1=0.5``: read, checked against the schema, and expanded into the runs of a sweep."""
+
+import difflib
+import itertools
+import shlex
+import types
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from conf.errors import ConfigError
+from conf.fields import is_union
+from conf.schema import CHOICES, entries
+
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "a word or a list"}
+_PLURALS = {int: "integers", float: "numbers", list[int]: "lists of integers"}
+
+ROOT = Path(__file__).resolve().parent
+
+
+def parse_overrides(text: str) -> list[str]:
+    """Split one string of overrides, as in ``flwr run --run-config 'overrides="rounds=5 strategy=matcha"'``.
+
+    Raises
+    ------
+    ConfigError
+        If a quotation is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"overrides must be key=value pairs with closed quotation marks; got {text}") from error
+
+
+@cache
+def _default_choices() -> Mapping[str, str]:
+    """Return the choice of every group in the default configuration."""
+    lines = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").defaults)
+    assert isinstance(lines, list)
+    return {group: choice for line in lines if isinstance(line, dict) for group, choice in line.items()}
+
+
+def choices_of(overrides: Sequence[str], base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the choice of every group: of ``base`` (the default configuration's) unless an override makes another.
+
+    Raises
+    ------
+    ConfigError
+        For an override that cannot be read, or a choice that there is not.
+    """
+    parsed = (_parse(text) for text in overrides)
+    made = {override.key_or_group: _choice(override) for override in parsed if override.key_or_group in CHOICES}
+    return {**(_default_choices() if base is None else base), **made}
+
+
+def check(overrides: Sequence[str], choices: Mapping[str, str]) -> None:
+    """Check that every override sets a key that there is, under the choices of groups that are made, to one value.
+
+    Raises
+    ------
+    ConfigError
+        Naming the first override that does not, and what could be meant.
+    """
+    parsed = [_parse(text) for text in overrides]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(_several(override))
+    for override in parsed:
+        if override.key_or_group not in CHOICES:
+            _check_key(override, choices)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of every run of a sweep, as of ``strategy=d_psgd,matcha seed=0,1``; the last varies fastest.
+
+    Raises
+    ------
+    ConfigError
+        For an override that cannot be read or enumerated.
+    """
+    axes = []
+    for override in map(_parse, overrides):
+        if override.is_discrete_sweep() and override.value_type is not ValueType.GLOB_CHOICE_SWEEP:
+            axes.append([f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()])
+        elif override.is_sweep_override():
+            raise ConfigError(f"{override.key_or_group} must be swept over listed values; got {override.input_line}")
+        else:
+            axes.append([str(override.input_line)])
+    return [list(run) for run in itertools.product(*axes)]
+
+
+def expected(hint: Any) -> str:
+    """Return in words what a type allows."""
+    if is_union(hint):
+        return " or ".join("null" if part is types.NoneType else expected(part) for part in get_args(hint))
+    if get_origin(hint) is list:
+        return f"a list of {_PLURALS[get_args(hint)[0]]}"
+    return _WORDS[hint]
+
+
+def wrong_type(override: str, choices: Mapping[str, str]) -> str:
+    """Return the message for an override whose value has the wrong type."""
+    name, _, value = override.partition("=")
+    return f"{name} must be {expected(entries(choices)[name].hint)}; got {value or 'nothing'}"
+
+
+def value_of(override: str) -> tuple[str, Any]:
+    """Return the key and the value of a (checked) override."""
+    parsed = _parse(override)
+    return parsed.key_or_group, parsed.value()
+
+
+def _parse(text: str) -> Override:
+    try:
+        override = OverridesParser.create().parse_overrides([text])[0]
+    except HydraException as error:
+        raise ConfigError(
+            f"an override must read key=value, quoted where it has blanks or commas; got {text}"
+        ) from error
+    if override.type is not OverrideType.CHANGE or override.package is not None:
+        raise ConfigError(f"an override must read key=value, for keys can neither be added nor removed; got {text}")
+    return override
+
+
+def _choice(override: Override) -> str:
+    group, value = override.key_or_group, override.get_value_string()
+    if override.is_sweep_override():
+        raise ConfigError(_several(override))
+    if value not in CHOICES[group]:
+        near = difflib.get_close_matches(value, CHOICES[group], n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(f"{group} must be one of {', '.join(CHOICES[group])}; got {value or 'nothing'}{hint}")
+    return value
+
+
+def _several(override: Override) -> str:
+    return (
+        f"{override.key_or_group} must have one value; got {override.get_value_string()} "
+        "(a list is written [1,2]; a sweep needs --multirun)"
+    )
+
+
+def _check_key(override: Override, choices: Mapping[str, str]) -> None:
+    name, known = override.key_or_group, entries(choices)
+    if any(key.startswith(f"{name}.") for key in known):
+        raise ConfigError(f"{name} must be set key by key, as in {name}.key=value; got {override.get_value_string()}")
+    if name not in known:
+        raise ConfigError(_unknown(name, choices))
+    if known[name].hint is bool and not isinstance(override.value(), bool):  # OmegaConf takes any number for a bool
+        raise ConfigError(wrong_type(str(override.input_line), choices))
+
+
+def _unknown(name: str, choices: Mapping[str, str]) -> str:
+    """Return the message for a key that there is not: where else it is, or which one is near."""
+    group = name.split(".")[0]
+    if name == f"{group}.name" and group in CHOICES:
+        return f"{name} is no key; choose with {group}={'|'.join(CHOICES[group])}"
+    if group in CHOICES:
+        others = [choice for choice in CHOICES[group] if name in entries({**choices, group: choice})]
+        if others:
+            return f"{name} is no key of {group}={choices[group]}; it belongs to {group}={'|'.join(others)}"
+    known = [*entries(choices), *CHOICES]
+    near = [key for key in known if key.split(".")[-1] == name] or difflib.get_close_matches(name, known, n=1)
+    return f"{name} is no key; " + (f"did you mean {near[0]}?" if near else "--help lists all keys")

@@ -1,0 +1,110 @@
+"""The in-process engine: a Flower Grid that runs an unmodified ClientApp at once, in the order of the messages.
+
+Deterministic and without start-up cost: for tests and small runs.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from itertools import count
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+_RUN_ID = 1
+
+
+class InlineGrid(Grid):
+    """A Grid over ``num_nodes`` nodes that live in this process.
+
+    Parameters
+    ----------
+    client_app : ClientApp
+        Runs on every node.
+    num_nodes : int
+        Node ``i`` has ``partition-id`` i in its node configuration, and a node id that says nothing about it.
+    run_config : mapping, optional
+        The run configuration that contexts carry.
+
+    Raises
+    ------
+    ValueError
+        If ``num_nodes`` is less than 1.
+    """
+
+    def __init__(
+        self, client_app: ClientApp, num_nodes: int, run_config: Mapping[str, bool | int | float | str] | None = None
+    ) -> None:
+        if num_nodes < 1:
+            raise ValueError(f"num_nodes must be at least 1; got {num_nodes}")
+        self._client_app = client_app
+        self._ids = count(1)
+        self._replies: dict[str, Message] = {}
+        # Descending ids: nothing may take the order of node ids for that of the ranks.
+        node_ids = [1000 + num_nodes - rank for rank in range(num_nodes)]
+        self._contexts = {
+            node_id: Context(
+                run_id=_RUN_ID,
+                node_id=node_id,
+                node_config={"partition-id": rank, "num-partitions": num_nodes},
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for rank, node_id in enumerate(node_ids)
+        }
+        self.set_run(Run.create_empty(_RUN_ID))
+
+    def set_run(self, run: Run) -> None:
+        """Set the run, and this process's identity as its server (Flower's messages ask for it)."""
+        self._run = run
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run.run_id, 1, SUPERLINK_NODE_ID
+
+    @property
+    def run(self) -> Run:
+        """The run of this grid."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message (Flower deprecates this in favour of ``Message(...)``)."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of all nodes."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Run the ClientApp on each message and keep the replies; return the messages' ids."""
+        return [self._run_client(message) for message in messages]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Hand over the replies to the given messages, once."""
+        return [self._replies.pop(i) for i in message_ids if i in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Run the ClientApp on each message and return the replies."""
+        return self.pull_messages(self.push_messages(messages))
+
+    def _run_client(self, message: Message) -> str:
+        message_id = f"message-{next(self._ids)}"
+        message.metadata.__dict__["_message_id"] = message_id
+        context = self._contexts.get(message.metadata.dst_node_id)
+        if context is None:
+            reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message)
+        else:
+            reply = self._reply(message, context)
+        reply.metadata.__dict__["_message_id"] = f"reply-to-{message_id}"
+        reply.metadata.delivered_at = str(time.time())
+        self._replies[message_id] = reply
+        return message_id
+
+    def _reply(self, message: Message, context: Context) -> Message:
+        try:
+            return self._client_app(message, context)
+        except Exception as error:  # a client's failure is a reply, as in Flower's engines
+            reason = f"{type(error).__name__}: {error}"
+            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -1,0 +1,94 @@
+"""What every partitioner is: a call from labels and capability ratios to one index array per worker."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class Partitioner(Protocol):
+    """Split samples 0..n-1 among workers 0..N-1.
+
+    Every partitioner keeps these promises: the parts are disjoint and cover the samples, each part is sorted in
+    ascending order, and equal arguments (with an equal state of `rng`) give equal parts.  A worker whose share is below
+    one sample may get an empty part, and a class with fewer samples than workers is missing from some of them.
+    """
+
+    def __call__(
+        self,
+        labels: npt.ArrayLike,
+        ratios: Sequence[float],
+        rng: np.random.Generator,
+        features: npt.ArrayLike | None = None,
+    ) -> list[IntArray]:
+        """Return the samples of each worker.
+
+        Parameters
+        ----------
+        labels : (n,) array of int
+            Class of each sample.
+        ratios : sequence of N floats
+            Capability of each worker: a worker's share of the samples is its ratio over the sum of all.
+        rng : numpy.random.Generator
+            Source of every random choice.
+        features : (n, ...) array, optional
+            One row per sample, for partitioners that compare samples.
+
+        Returns
+        -------
+        list of N int64 arrays
+            Sorted sample indices by rank.
+
+        Raises
+        ------
+        ValueError
+            If an argument is out of range; the message names it and gives its value.
+        """
+        ...
+
+
+def check_labels(labels: npt.ArrayLike) -> IntArray:
+    """Return `labels` as a one-dimensional int64 array, or raise ValueError."""
+    array = np.asarray(labels)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"labels must be one class per sample, shape (n,) with n > 0; got shape {array.shape}")
+    if array.dtype.kind not in "iub":
+        raise ValueError(f"labels must be integers; got dtype {array.dtype}")
+    return array.astype(np.int64)
+
+
+def check_ratios(ratios: Sequence[float]) -> FloatArray:
+    """Return `ratios` as shares that sum to one, or raise ValueError."""
+    array = np.asarray(ratios, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"partitioner.ratios must be one number per worker; got shape {array.shape}")
+    for rank, ratio in enumerate(array):
+        if not (np.isfinite(ratio) and ratio > 0):
+            raise ValueError(f"partitioner.ratios[{rank}] must be positive and finite; got {ratio}")
+    return np.asarray(array / array.max() / (array / array.max()).sum(), dtype=np.float64)
+
+
+def check_features(features: npt.ArrayLike | None, samples: int) -> npt.NDArray[np.generic]:
+    """Return `features` as (samples, d) without copying them, or raise ValueError."""
+    if features is None:
+        raise ValueError(
+            "features are needed to compare samples: pass an (n, ...) array such as the raw pixels; got None"
+        )
+    array = np.asarray(features)
+    if array.ndim < 1 or len(array) != samples:
+        raise ValueError(f"features must have one row per label ({samples}); got shape {array.shape}")
+    if array.dtype.kind not in "iubf":
+        raise ValueError(f"features must be real numbers; got dtype {array.dtype}")
+    array = array.reshape(samples, -1)
+    if array.shape[1] == 0:
+        raise ValueError(f"features must have at least one column; got shape {array.shape}")
+    if array.dtype.kind == "f":
+        for start in range(0, samples, 4096):  # in slices: a mask of all of them would cost as much as the data
+            finite = np.isfinite(array[start : start + 4096]).all(axis=1)
+            if not finite.all():
+                raise ValueError(f"features must be finite; sample {start + int(finite.argmin())} has NaN or infinity")
+    return array

@@ -1,0 +1,264 @@
+"""Quality of a partition: whether every worker holds its share, all classes, and all that each class looks like."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from partitioners.base import FloatArray, IntArray, check_features, check_labels, check_ratios
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.table import Table
+
+_EXACT = 8192  # samples of a class up to which all pairs are compared
+_EVALUATED = 2048  # samples on which coverage is evaluated in larger classes
+_QUERIES = 1000  # samples that are classified by their nearest neighbours
+_SHOWN = 4000  # samples in the projection
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Samples in the plane of the first two principal components: (m, 2) coordinates, rank and class of each."""
+
+    coordinates: npt.NDArray[np.float32]
+    owner: IntArray
+    labels: IntArray
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """What comparing features tells; lists are by rank, `random_` values are for random parts of the same sizes.
+
+    Parameters
+    ----------
+    mmd2 : list of N lists of L floats
+        Squared maximum mean discrepancy of the worker's part of each class to the class, under exp(-d^2 / bandwidth);
+        NaN where it has none of the class.
+    random_mmd2 : list of N lists of L floats
+        Its expectation for random parts, in closed form.
+    coverage, random_coverage : list of N floats
+        Mean over all samples of the similarity to the nearest sample of their class that the worker holds, in [0, 1]:
+        facility location's f over n.
+    neighbour_accuracy, random_neighbour_accuracy : list of N floats
+        1-NN accuracy of the worker's samples on up to 1000 other samples of the whole.
+    """
+
+    mmd2: list[list[float]]
+    random_mmd2: list[list[float]]
+    coverage: list[float]
+    random_coverage: list[float]
+    neighbour_accuracy: list[float]
+    random_neighbour_accuracy: list[float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Quality of one partition; lists are by rank.
+
+    Parameters
+    ----------
+    sizes : list of N ints
+    size_errors : list of N floats
+        Samples more than the worker's share by its ratio.
+    classes : list of L ints
+    class_counts : list of N lists of L ints
+    class_variations : list of N floats
+        Total variation distance of the worker's class proportions to those of the whole, in [0, 1]; 1 if it has none.
+    similarity : Similarity, optional
+        None where no features were given.
+    projection : Projection, optional
+    """
+
+    sizes: list[int]
+    size_errors: list[float]
+    classes: list[int]
+    class_counts: list[list[int]]
+    class_variations: list[float]
+    similarity: Similarity | None
+    projection: Projection | None
+
+    def to_json(self) -> dict[str, object]:
+        """Return plain numbers and lists, without NaN: the summary first, then the values by rank."""
+        summary: dict[str, object] = {
+            "size_error_worst": max(abs(error) for error in self.size_errors),
+            "class_variation_mean": float(np.mean(self.class_variations)),
+            "class_variation_worst": max(self.class_variations),
+        }
+        detail: dict[str, object] = {
+            "size_errors": self.size_errors,
+            "class_variations": self.class_variations,
+            "classes": self.classes,
+            "class_counts": self.class_counts,
+        }
+        if (found := self.similarity) is not None:
+            for key, values in (("mmd2", found.mmd2), ("random_mmd2", found.random_mmd2)):
+                summary[f"{key}_mean"], summary[f"{key}_worst"] = float(np.nanmean(values)), float(np.nanmax(values))
+                detail[key] = [mean_or_none(row) for row in values]
+            for key in ("coverage", "random_coverage", "neighbour_accuracy", "random_neighbour_accuracy"):
+                summary[f"{key}_mean"], detail[key] = float(np.mean(getattr(found, key))), getattr(found, key)
+        return summary | detail
+
+    def table(self) -> "Table":
+        """Return one row per worker and one for random parts of the same sizes, as a rich table."""
+        from partitioners.quality_table import table
+
+        return table(self)
+
+    def figure(self) -> "Figure":
+        """Return class bars per worker beside a projection of each worker's samples, as a matplotlib figure."""
+        from partitioners.quality_figure import figure
+
+        return figure(self)
+
+
+def report(
+    parts: Sequence[npt.ArrayLike],
+    labels: npt.ArrayLike,
+    ratios: Sequence[float],
+    features: npt.ArrayLike | None = None,
+    *,
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> Report:
+    """Measure a partition.
+
+    The cost is bounded: in classes of more than 8192 samples MMD^2 is estimated from 1024 random Fourier features and
+    coverage on 2048 samples, 1000 samples are classified, and 4000 are shown.  These are drawn from `seed`.
+
+    Parameters
+    ----------
+    parts : N arrays of sample indices, by rank
+        Every sample in exactly one of them.
+    labels : (n,) array of int
+    ratios : N floats
+    features : (n, ...) array, optional
+        Without them only sizes and classes are measured.
+    bandwidth : float, optional
+        Of the kernel exp(-d^2 / bandwidth).  None: the median squared distance within the class.
+    seed : int
+        Of the samples drawn, and of the random parts that coverage and accuracy are compared with.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    ValueError
+        If the parts are no partition of the samples, or do not match the ratios in number.
+    """
+    checked, shares = check_labels(labels), check_ratios(ratios)
+    owner = _owner(parts, len(checked), len(shares))
+    sizes = np.bincount(owner, minlength=len(shares))
+    classes, label_of, totals = np.unique(checked, return_inverse=True, return_counts=True)
+    counts = np.zeros((len(shares), len(classes)), dtype=np.int64)
+    np.add.at(counts, (owner, label_of), 1)
+    proportions = counts / np.maximum(sizes, 1)[:, None]
+    variations = np.where(sizes > 0, np.abs(proportions - totals / totals.sum()).sum(axis=1) / 2, 1.0)
+    similarity, projection = None, None
+    if features is not None:
+        rows, rng = check_features(features, len(checked)), np.random.default_rng(seed)
+        similarity = _compare(rows, checked, owner, len(shares), bandwidth, rng)
+        projection = _project(rows, checked, owner, rng)
+    return Report(
+        sizes=sizes.tolist(),
+        size_errors=(sizes - len(checked) * shares).tolist(),
+        classes=classes.tolist(),
+        class_counts=counts.tolist(),
+        class_variations=variations.tolist(),
+        similarity=similarity,
+        projection=projection,
+    )
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Return the mean of the values that are not NaN, None if there are none."""
+    held = [value for value in values if not np.isnan(value)]
+    return float(np.mean(held)) if held else None
+
+
+def _owner(parts: Sequence[npt.ArrayLike], samples: int, workers: int) -> IntArray:
+    if len(parts) != workers:
+        raise ValueError(f"parts must be one for each of the {workers} ratios; got {len(parts)}")
+    arrays = [np.asarray(part, dtype=np.int64) for part in parts]
+    indices = np.concatenate(arrays)
+    if not np.array_equal(np.sort(indices), np.arange(samples)):
+        raise ValueError(f"parts must hold each of the {samples} samples exactly once; got {len(indices)} indices")
+    owner = np.empty(samples, dtype=np.int64)
+    owner[indices] = np.repeat(np.arange(workers), [len(array) for array in arrays])
+    return owner
+
+
+def _compare(
+    rows: npt.NDArray[np.generic],
+    labels: IntArray,
+    owner: IntArray,
+    workers: int,
+    bandwidth: float | None,
+    rng: np.random.Generator,
+) -> Similarity:
+    """Compare the parts with the classes, and with random parts that have as many samples of each class."""
+    from partitioners.measures import neighbour_accuracy
+
+    classes = np.unique(labels)
+    found, expected = np.empty((workers, len(classes))), np.empty((workers, len(classes)))
+    covered, shuffled = np.zeros((2, workers)), owner.copy()
+    for column, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        shuffled[members] = rng.permutation(owner[members])
+        pair = [owner[members], shuffled[members]]
+        found[:, column], expected[:, column], values = _compare_class(rows[members], pair, workers, bandwidth, rng)
+        covered += values * len(members) / len(labels)
+    queries = np.sort(rng.choice(len(labels), min(len(labels), _QUERIES), replace=False))
+    accuracies = neighbour_accuracy(rows, labels, [owner, shuffled], workers, queries)
+    return Similarity(
+        mmd2=found.tolist(),
+        random_mmd2=expected.tolist(),
+        coverage=covered[0].tolist(),
+        random_coverage=covered[1].tolist(),
+        neighbour_accuracy=accuracies[0].tolist(),
+        random_neighbour_accuracy=accuracies[1].tolist(),
+    )
+
+
+def _compare_class(
+    rows: npt.NDArray[np.generic],
+    owners: list[IntArray],
+    workers: int,
+    bandwidth: float | None,
+    rng: np.random.Generator,
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the parts' MMD^2, the expectation for random parts, and the coverage of the parts and of random ones."""
+    from partitioners import kernel, matrix_free, measures
+
+    points, n = kernel.embed(rows, "gaussian"), len(rows)
+    if n <= _EXACT:
+        distances = kernel.squared_distances(points)
+        s = kernel.to_similarity(distances, "gaussian", bandwidth or kernel.median_distance(distances))
+    else:
+        width = bandwidth or matrix_free.estimated_bandwidth(points)
+        evaluated = np.sort(rng.choice(n, _EVALUATED, replace=False))
+        s = kernel.to_similarity(kernel.squared_distances(points, evaluated), "gaussian", width)
+    (means, covered), (_, covered_by_random) = (measures.compare_rows(s, owner, workers) for owner in owners)
+    if n <= _EXACT:
+        whole = s.mean(axis=1, dtype=np.float64)
+        found, similar = measures.mmd2(means, whole, owners[0]), float(whole.mean())
+    else:
+        centres = measures.fourier_means(points.vectors, width, owners[0], workers, rng)
+        found, similar = np.square(centres[:-1] - centres[-1]).sum(axis=1), float(np.square(centres[-1]).sum())
+    expected = measures.random_mmd2(np.bincount(owners[0], minlength=workers), n, similar)
+    return found, np.where(np.isfinite(expected), expected, np.nan), np.array([covered, covered_by_random])
+
+
+def _project(
+    rows: npt.NDArray[np.generic], labels: IntArray, owner: IntArray, rng: np.random.Generator
+) -> Projection | None:
+    from partitioners.features import pca
+
+    shown = np.sort(rng.choice(len(rows), min(len(rows), _SHOWN), replace=False))
+    if min(len(shown), rows.shape[1]) < 2:
+        return None
+    return Projection(pca(rows[shown], 2, rng), owner[shown], labels[shown])

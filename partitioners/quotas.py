@@ -1,0 +1,68 @@
+"""Whole numbers of samples per class and worker, as close to the shares as whole numbers can be."""
+
+from itertools import pairwise
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+
+from partitioners.base import FloatArray, IntArray
+
+_EXACT = 1e-9  # fractions closer than this are equal: what separates them is rounding
+
+
+def quotas(counts: npt.ArrayLike, shares: FloatArray) -> IntArray:
+    """Divide each class among the workers in proportion to their shares.
+
+    Parameters
+    ----------
+    counts : (L,) array of int
+        Samples of each class.
+    shares : (N,) array
+        Share of each worker, summing to one.
+
+    Returns
+    -------
+    (L, N) int64 array
+        Rows sum to `counts`; every entry and every column sum is within one of its share.
+    """
+    return round_table(np.outer(np.asarray(counts, dtype=np.float64), shares))
+
+
+def round_table(shares: FloatArray) -> IntArray:
+    """Round a table with whole row sums so that row sums stay, and entries and column sums move by less than one.
+
+    Row by row by largest remainder (ties: lowest column), where a column's remainder includes what earlier rows owe
+    it.  That alone can, rarely, leave a column sum off by one or more, so such columns are then repaired; that it
+    can always be done is the controlled rounding theorem (Bacharach 1966, Management Science 12(9); Cox 1987, JASA
+    82(398)).
+    """
+    base = np.floor(shares + _EXACT)
+    rest = np.maximum(shares - base, 0.0)
+    extras = np.rint(rest.sum(axis=1)).astype(np.int64)
+    extra = np.zeros(shares.shape, dtype=np.bool_)
+    owed = np.zeros(shares.shape[1])
+    for row, count in enumerate(extras):
+        claim = np.where(rest[row] > _EXACT, np.round(rest[row] + owed, 9), -np.inf)
+        extra[row, np.argsort(-claim, kind="stable")[:count]] = True
+        owed += rest[row] - extra[row]
+    _repair(extra, rest, owed)
+    return (base + extra).astype(np.int64)
+
+
+def _repair(extra: npt.NDArray[np.bool_], rest: FloatArray, owed: FloatArray) -> None:
+    """Move single units along rows until no column is owed, or owes, one or more (in place)."""
+    while np.abs(owed).max() >= 1 - _EXACT:
+        short = owed.max() >= 1 - _EXACT
+        end = int(owed.argmax() if short else owed.argmin())
+        others = np.flatnonzero(owed < -_EXACT if short else owed > _EXACT)
+        free = ~extra & (rest > _EXACT)
+        graph = nx.from_numpy_array(extra.T.astype(np.int64) @ free.astype(np.int64), create_using=nx.DiGraph)
+        reach = nx.single_source_shortest_path(graph.reverse() if short else graph, end)
+        path = min((reach[int(other)] for other in others if int(other) in reach), key=lambda p: (len(p), p))
+        path = path[::-1] if short else path
+        moves = [(a, b, int(np.flatnonzero(extra[:, a] & free[:, b])[0])) for a, b in pairwise(path)]
+        for giver, taker, row in moves:
+            extra[row, giver], extra[row, taker] = False, True
+        owed[path[0]] += 1
+        owed[path[-1]] -= 1

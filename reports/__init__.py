@@ -1,0 +1,1 @@
+"""Run folders, live progress, figures and comparisons: everything that is written about a run and read from it."""

@@ -1,0 +1,104 @@
+"""Keep the terminal for ourselves: what libraries print goes to a log file."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+_LOGGERS = ("flwr", "ray")
+
+
+@contextmanager
+def to_log(path: str | Path) -> Iterator[Console]:
+    """Send what the process and its children print to a file, and yield a console on the real terminal.
+
+    File descriptors 1 and 2 are exchanged, so that native code and subprocesses (Ray's) are caught, and also
+    ``sys.stdout``, ``sys.stderr`` (Python warnings) and the handlers of the loggers ``flwr`` and ``ray``. Everything
+    is put back at the end, also when an exception passes, so that its traceback reaches the terminal.
+
+    Parameters
+    ----------
+    path : str or Path
+        The log file, appended to.
+
+    Yields
+    ------
+    rich.console.Console
+        The only way to the terminal inside of the context, and not usable after it.
+    """
+    with ExitStack() as stack:
+        log = stack.enter_context(Path(path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        terminal = _terminal(stack)
+        for descriptor in (1, 2):
+            stack.enter_context(_descriptor_to(log, descriptor))
+        stack.enter_context(_loggers_to(log, sys.stderr))
+        stack.enter_context(redirect_stdout(log))
+        stack.enter_context(redirect_stderr(log))
+        yield _console(terminal)
+
+
+def _terminal(stack: ExitStack) -> TextIO:
+    """Return a stream to where ``sys.stdout`` writes now, whatever happens to descriptor 1 later."""
+    try:
+        is_descriptor_1 = sys.stdout.fileno() == 1
+    except (OSError, ValueError, AttributeError):
+        is_descriptor_1 = False
+    if not is_descriptor_1:  # a test's, a notebook's or an editor's own stream
+        return sys.stdout
+    terminal = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
+    stack.callback(_close, terminal)
+    return terminal
+
+
+def _close(terminal: TextIO) -> None:
+    with suppress(BrokenPipeError):  # the reader of a pipe, such as head, has gone
+        terminal.close()
+
+
+@contextmanager
+def _descriptor_to(log: TextIO, descriptor: int) -> Iterator[None]:
+    stream = sys.stdout if descriptor == 1 else sys.stderr
+    stream.flush()
+    saved = os.dup(descriptor)
+    os.dup2(log.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        stream.flush()
+        log.flush()
+        os.dup2(saved, descriptor)
+        os.close(saved)
+
+
+@contextmanager
+def _loggers_to(log: TextIO, afterwards: TextIO) -> Iterator[None]:
+    previous = [(handler, handler.setStream(log)) for name in _LOGGERS for handler in _stream_handlers(name)]
+    try:
+        yield
+    finally:
+        for handler, stream in previous:
+            if stream is not None:
+                handler.setStream(stream)
+        # Handlers that a library has made meanwhile hold the log, which is about to be closed.
+        for name in ("root", *logging.root.manager.loggerDict):
+            for handler in _stream_handlers(name):
+                if handler.stream is log:
+                    handler.setStream(afterwards)
+
+
+def _stream_handlers(name: str) -> list["logging.StreamHandler[TextIO]"]:
+    handlers = logging.getLogger(name).handlers
+    return [h for h in handlers if isinstance(h, logging.StreamHandler) and not isinstance(h, logging.FileHandler)]
+
+
+def _console(terminal: TextIO) -> Console:
+    if terminal.isatty() and not os.isatty(0):
+        # Rich asks descriptors 0, 1 and 2 for the size of the terminal: here none of them is it.
+        columns, lines = os.get_terminal_size(terminal.fileno())
+        return Console(file=terminal, width=columns, height=lines)
+    return Console(file=terminal)

@@ -1,0 +1,30 @@
+"""What a run tells about itself while it goes on."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+Advance = Callable[[int, int], None]
+
+
+class Progress(Protocol):
+    """A context manager around a whole run; calls come in the order below, stages also between rounds."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+    def stage(self, description: str) -> AbstractContextManager[Advance]:
+        """Show a preparation while the body runs; the body may call ``advance(done, total)`` to show how far it is."""
+
+    def start(self, total_rounds: int, workers: int) -> None:
+        """Say that the rounds begin."""
+
+    def round(self, record: Mapping[str, Any]) -> None:
+        """Show a finished round: a record as in ``metrics.jsonl``."""
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Show the run's result: a mapping as in ``summary.json``."""

@@ -1,0 +1,136 @@
+"""The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import HttpGrid
+
+from assembly import strategy as assembled
+from assembly.evaluation import Evaluation
+from assembly.plan import held_out, make_plan
+from assembly.task import build_model, load_task
+from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, preflight, to_yaml
+from reports import figures, progress, tracking
+from reports.progress import Progress
+from reports.run_folder import RunFolder
+from strategies import Options, ServerState, checkpoint
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the ``overrides`` of ``flwr run`` ask for."""
+    config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
+    preflight(config)
+    _check_resumed(config)
+    path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
+    with progress.make("none" if config.progress == "none" else "plain") as view:
+        folder = open_folder(config, path)
+        show(folder, view, run(config, grid, folder, view))
+    print(path.resolve())
+
+
+def _check_resumed(config: Config) -> None:
+    """Check that a run that goes on is given as it was: the workers know of it what the overrides say, and no more.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration is not that of the earlier run, but for the number of rounds.
+    """
+    if config.resume is None:
+        return
+    saved = from_yaml((Path(config.resume) / "config.yaml").read_text(encoding="utf-8"))
+    if config_hash(replace(saved, rounds=config.rounds)) != config_hash(config):
+        raise ConfigError(
+            f"resume={config.resume} must come with the overrides of the earlier run, which the workers get; "
+            f"{config.resume}/config.yaml says otherwise"
+        )
+
+
+def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> ServerApp:
+    """Return the ServerApp of a configuration whose run folder and view are there already."""
+    made = ServerApp()
+
+    @made.main()
+    def run_config(grid: Grid, context: Context) -> None:
+        show(folder, view, run(config, grid, folder, view, stop))
+
+    return made
+
+
+def open_folder(config: Config, path: Path) -> RunFolder:
+    """Make the run's folder, or open the one to go on in."""
+    if config.resume is None:
+        return RunFolder.create(path, to_yaml(config))
+    return RunFolder.resume(path, checkpoint.load(path / "checkpoint").round)
+
+
+def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Event | None = None) -> dict[str, Any]:
+    """Train as configured, write the run folder, return the summary; ``stop`` ends it early, the folder in order."""
+    with view.stage("Loading data and model"):
+        task = load_task(config, config.task.root)
+        model = build_model(config)
+    arrays = ArrayRecord(model.state_dict())
+    apart = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
+    evaluation = Evaluation(config, model, task.test, apart)
+    tracker = tracking.make(config.tracking, folder.path, asdict(config))
+    last: dict[str, Any] = {}
+
+    def report(record: dict[str, Any], state: ServerState) -> None:
+        last.update(record)
+        folder.append_metrics(record)
+        tracker.log(record)
+        view.round(record)
+
+    callbacks: list[Callable[[dict[str, Any], ServerState], None]] = [report]
+    if config.checkpoint_every:
+        saving = checkpoint.every(config.checkpoint_every, folder.path / "checkpoint", config.checkpoint_keep)
+        callbacks.append(saving)
+    options = Options(
+        on_round=callbacks, plan=partial(make_plan, config, task, folder.path, view), stop=stop or Event()
+    )
+    if config.resume is not None:
+        options["state"] = checkpoint.load(folder.path / "checkpoint")
+    wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
+    strategy = assembled.build(config, options, wall_clock=wall_clock, held_out_loss=evaluation.held_out_loss)
+    view.start(config.rounds, config.workers)
+    said = {"wall_clock": wall_clock, "warm": config.worker.warm, "timeout_seconds": config.worker.timeout}
+    strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
+    summary = _summary(config, last or folder.metrics[-1], strategy.state)
+    folder.write_summary(summary)
+    tracker.close(summary)
+    return summary
+
+
+def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
+    """Draw the run's figures and show its result."""
+    with view.stage("Drawing figures"):
+        figures.write(RunFolder.open(folder.path))
+    view.finish(summary)
+
+
+def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:
+    accuracy = np.array(last["worker_accuracy"])
+    return {
+        "rounds": state.round,
+        "virtual_seconds": state.virtual_seconds,
+        "wall_seconds": state.wall_seconds,
+        "consensus_accuracy": last["consensus_accuracy"],
+        "worker_accuracy_mean": accuracy.mean(),
+        "worker_accuracy_min": accuracy.min(),
+        "worker_accuracy_max": accuracy.max(),
+        "train_loss": last["train_loss"],
+        "samples": state.samples,
+        "config_hash": config_hash(config),
+    }

@@ -1,0 +1,91 @@
+"""D-PSGD (Lian et al., NeurIPS 2017): average with all neighbours in the round's graph."""
+
+from collections.abc import Callable
+from typing import Literal, Unpack
+
+import networkx as nx
+
+from algorithms import mixing as matrices
+from algorithms.schedules import Schedule
+from strategies.base import Floats, Ints
+from strategies.gossip import Gossip, Order
+from strategies.options import Options
+
+MatrixName = Literal["metropolis", "uniform", "laplacian", "target"]
+
+_MATRICES: dict[str, Callable[[nx.Graph], Floats]] = {
+    "metropolis": matrices.metropolis,
+    "uniform": matrices.uniform,
+    "laplacian": matrices.laplacian,
+}
+
+
+class AllEdges:
+    """The rule of D-PSGD: every edge of the round's graph is active, every round.
+
+    Parameters
+    ----------
+    mixing : {"metropolis", "uniform", "laplacian", "target"}
+        Which matrix (ALGORITHMS 3.2); ``target`` weighs workers by the samples that they hold.
+    """
+
+    def __init__(self, mixing: MatrixName = "metropolis") -> None:
+        if mixing not in (*_MATRICES, "target"):
+            raise ValueError(f"strategy.mixing must be one of {', '.join((*_MATRICES, 'target'))}; got {mixing}")
+        self.mixing = mixing
+
+    def prepare(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
+        """Compute the matrices of all graphs that come back.
+
+        Raises
+        ------
+        ValueError
+            For ``target``, if the number of a worker's samples is not known.
+        """
+        if self.mixing == "target" and not shard_sizes.all():
+            raise ValueError(
+                f"strategy.mixing=target needs the number of every worker's samples; worker {shard_sizes.argmin()} has "
+                "not told its own: give a plan, or use another mixing matrix"
+            )
+        self._schedule = schedule
+        self._weights = shard_sizes / max(shard_sizes.sum(), 1)
+        self._matrices = [self._matrix(schedule.graph(index)) for index in range(schedule.period or 0)]
+
+    def at(self, round_index: int) -> tuple[Floats, nx.Graph]:
+        """Return W and the round's graph."""
+        graph = self._schedule.graph(round_index)
+        if self._matrices:
+            return self._matrices[round_index % len(self._matrices)], graph
+        return self._matrix(graph), graph
+
+    def _matrix(self, graph: nx.Graph) -> Floats:
+        if self.mixing == "target":
+            return matrices.target(graph, self._weights)
+        return _MATRICES[self.mixing](graph)
+
+
+class DPSGD(Gossip):
+    """Decentralised parallel SGD: X+ = W Y with a symmetric, doubly stochastic W.
+
+    Parameters
+    ----------
+    topology : str, networkx.Graph or Schedule
+        See :class:`strategies.gossip.Gossip`.
+    mixing : {"metropolis", "uniform", "laplacian", "target"}
+        See :class:`AllEdges`.
+    order, allow_disconnected
+        See :class:`strategies.gossip.Gossip`.
+    **options : Options
+        See :class:`strategies.options.Options`.
+    """
+
+    def __init__(
+        self,
+        topology: str | nx.Graph | Schedule = "ring",
+        *,
+        mixing: MatrixName = "metropolis",
+        order: Order = "adapt_then_combine",
+        allow_disconnected: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(topology, AllEdges(mixing), order=order, allow_disconnected=allow_disconnected, **options)

@@ -1,0 +1,78 @@
+"""MATCHA (Wang et al., arXiv 1905.09435): random matchings under a communication budget."""
+
+from typing import Unpack
+
+import networkx as nx
+
+from algorithms import matcha
+from algorithms.schedules import Schedule
+from algorithms.topology import matchings
+from strategies.base import Floats, Ints
+from strategies.gossip import Gossip, Order
+from strategies.options import Options
+
+
+class Matchings:
+    """The rule of MATCHA: each matching of the round's graph is active with its own probability.
+
+    Parameters
+    ----------
+    communication_budget : float
+        Mean share of the matchings that are active, in (0, 1].
+    """
+
+    def __init__(self, communication_budget: float = 0.5) -> None:
+        if not 0 < communication_budget <= 1:
+            raise ValueError(f"strategy.communication_budget must lie in (0, 1]; got {communication_budget}")
+        self.communication_budget = communication_budget
+
+    def prepare(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
+        """Solve for the activation probabilities of every graph of the schedule.
+
+        Raises
+        ------
+        ValueError
+            If one of the graphs is not connected by itself, or the schedule draws a new graph every round.
+        """
+        if schedule.period is None:
+            raise ValueError(
+                "topology.schedule=random_matching draws its own matchings; MATCHA needs static or rotation"
+            )
+        self._seed = seed
+        self._num_workers = len(shard_sizes)
+        self._matchings = [matchings(schedule.graph(index)) for index in range(schedule.period)]
+        self._plans = [matcha.solve(found, self._num_workers, self.communication_budget) for found in self._matchings]
+
+    def at(self, round_index: int) -> tuple[Floats, nx.Graph]:
+        """Return W = I - alpha sum of the active Laplacians, and the active edges."""
+        place = round_index % len(self._plans)
+        plan, found = self._plans[place], self._matchings[place]
+        drawn = matcha.active(plan, self._seed, round_index)
+        matrix = matcha.mixing_matrix(plan, found, drawn, self._num_workers)
+        return matrix, matcha.active_graph(found, drawn, self._num_workers)
+
+
+class Matcha(Gossip):
+    """MATCHA decentralised SGD.
+
+    Parameters
+    ----------
+    topology : str, networkx.Graph or Schedule
+        The base graph, or graphs in turn, each connected.
+    communication_budget : float
+        See :class:`Matchings`.
+    order
+        See :class:`strategies.gossip.Gossip`.
+    **options : Options
+        See :class:`strategies.options.Options`.
+    """
+
+    def __init__(
+        self,
+        topology: str | nx.Graph | Schedule = "ring",
+        *,
+        communication_budget: float = 0.5,
+        order: Order = "adapt_then_combine",
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(topology, Matchings(communication_budget), order=order, **options)

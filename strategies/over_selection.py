@@ -1,0 +1,62 @@
+"""Over-selection: more workers are asked than are awaited; the first replies are averaged, the rest are dropped."""
+
+import math
+from typing import Unpack
+
+import numpy as np
+
+from strategies.all_reduce import AllReduce, models_in_ring
+from strategies.intake import Received
+from strategies.options import Options
+from strategies.record import communication_seconds
+
+
+class OverSelection(AllReduce):
+    """Ask all N workers, average the first k = ceil(keep N) replies and drop the others (Bonawitz et al., MLSys 2019).
+
+    First is who needs the fewest seconds of computing and communication as reported, ties by rank, so that simulated
+    and real devices agree. The round takes as long as the k-th. A dropped worker is absent: its update is lost and its
+    cursor stays where it was. ``keep=1`` is :class:`strategies.all_reduce.AllReduce`.
+
+    Parameters
+    ----------
+    keep : float
+        Fraction in (0, 1] of the workers whose replies are awaited.
+    wall_clock : bool
+        Whether workers measure real time: a round then ends when k usable replies are there, instead of waiting for
+        all of them to compare the seconds that they report.
+    **options : Options
+        See :class:`strategies.options.Options`.
+    """
+
+    def __init__(self, keep: float = 0.75, *, wall_clock: bool = False, **options: Unpack[Options]) -> None:
+        super().__init__(**options)
+        if not 0 < keep <= 1:
+            raise ValueError(f"strategy.keep must lie in (0, 1]; got {keep}")
+        if self.fold_late:
+            raise ValueError(
+                "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
+            )
+        self.keep = keep
+        self.wall_clock = wall_clock
+
+    @property
+    def awaited(self) -> int:
+        """The number k of replies that end a round."""
+        return math.ceil(self.keep * len(self.roster) - 1e-9)
+
+    def enough(self) -> bool:
+        """Say, where time is real, whether k usable replies are there."""
+        return self.wall_clock and len(self.intake.received.replies) >= self.awaited
+
+    def select(self, received: Received) -> None:
+        """Keep the first k replies; with fewer, all of them."""
+        replies, k = received.replies, self.awaited
+        if len(replies) < k:
+            return
+        models_sent = np.full(len(self.roster), models_in_ring(k))
+        communication = communication_seconds(models_sent, self.layout.num_bytes, self.roster)
+        arrival = {rank: reply.report.seconds + communication[rank] for rank, reply in replies.items()}
+        first = sorted(replies, key=lambda rank: (arrival[rank], rank))[:k]
+        received.replies = {rank: replies[rank] for rank in sorted(first)}
+        received.dropped = received.silent(self.asked)

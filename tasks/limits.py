@@ -1,0 +1,51 @@
+"""Smaller splits for quick runs: which samples stay."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from tasks.base import Split
+
+
+def limited(split: Split, limit: int | None, key: str) -> Split:
+    """Keep at most `limit` samples: the first of every class in turn, in the split's order.
+
+    Class counts differ by at most one as long as a class has samples left. Within a class the groups, if any, take
+    turns as well. A smaller limit keeps a subset of what a larger one keeps.
+
+    Parameters
+    ----------
+    split : Split
+        n samples.
+    limit : int or None
+        At least 1; None or n and more keep everything.
+    key : str
+        Name of the option, for the error.
+
+    Raises
+    ------
+    ValueError
+        If the limit is below 1.
+    """
+    if limit is None:
+        return split
+    if limit < 1:
+        raise ValueError(f"{key} must be at least 1; got {limit}")
+    if limit >= len(split):
+        return split
+    labels = split.y.numpy()
+    order = np.arange(len(split))
+    if split.groups is not None:
+        cells = np.unique(np.stack([labels, split.groups.numpy()]), axis=1, return_inverse=True)[1].ravel()
+        order = _take_turns(cells)
+    order = order[_take_turns(labels[order])]
+    return split.subset(torch.from_numpy(np.sort(order[:limit])))
+
+
+def _take_turns(keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Order in which the first of every key comes first, then the second of every key, and so on."""
+    by_key = np.argsort(keys, kind="stable")
+    counts = np.unique(keys, return_counts=True)[1]
+    turn = np.empty(len(keys), dtype=np.int64)
+    turn[by_key] = np.arange(len(keys)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.argsort(turn, kind="stable")

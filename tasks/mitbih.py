@@ -1,0 +1,25 @@
+"""Single heartbeats of the MIT-BIH Arrhythmia Database: 128 samples at 180 Hz, 4 classes, grouped by patient record."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from tasks import npz
+from tasks.base import DataNotFound, Task
+from tasks.sources import npz_path
+
+
+def read(root: Path, download: bool) -> Task:
+    """Read `<root>/mitbih.npz` (layout: docs/tasks.md), in mV; `download` plays no part.
+
+    Training and test records are different patients: the split DS1/DS2 of de Chazal et al., IEEE TBME 51(7), 2004.
+    Source: G. Moody, R. Mark, IEEE Eng. Med. Biol. 20(3), 2001.
+    """
+    path = npz_path(root, "mitbih")
+    if not path.is_file():
+        raise DataNotFound(
+            f"task.root: there is no {path}; task mitbih has no download: write that file as docs/tasks.md says"
+        )
+    task = npz.read(path, download)
+    if task.groups is None:
+        raise ValueError(f"task.root: {path} must hold the array record_train for task mitbih; missing: record_train")
+    return replace(task, name="mitbih")

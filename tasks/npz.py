@@ -1,0 +1,33 @@
+"""Anybody's images or signals, from one .npz file."""
+
+from pathlib import Path
+
+from tasks.augment import crop_and_flip
+from tasks.base import DataNotFound, Scaling, Split, Task
+from tasks.models import MODELS
+from tasks.sources import read_npz
+
+
+def read(root: Path, download: bool) -> Task:
+    """Read the file that `root` names (layout: `tasks.sources.read_npz`); `download` plays no part.
+
+    Mean and deviation are the training set's. Images can be augmented, signals cannot.
+    """
+    if not root.is_file():
+        raise DataNotFound(f"task.root must name the .npz file of task npz (layout: docs/tasks.md); {root} is no file")
+    arrays = read_npz(root)
+    x = arrays.train.x
+    images = x.ndim == 4
+    low, high = (0.0, 255.0) if images else (float(x.min()), float(x.max()))
+    if low == high:
+        raise ValueError(f"task.root: {root}: x_train must hold different values; got {low} everywhere")
+    scaling = Scaling.fit(x, low, high)
+    train, test = (Split(part.x, part.y, scaling, part.groups) for part in (arrays.train, arrays.test))
+    return Task(
+        name="npz",
+        train=train,
+        test=test,
+        class_names=arrays.classes,
+        default_model=next(name for name in ("cnn", "cnn1d", "mlp") if MODELS[name].fits(train.input_shape)),
+        augment=crop_and_flip if images else None,
+    )

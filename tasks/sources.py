@@ -1,0 +1,122 @@
+"""Where arrays come from: one .npz file (any task), or torchvision's layout (the tasks it knows)."""
+
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tasks.base import DataNotFound
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+
+
+class Samples(NamedTuple):
+    """One split as it was stored, channels last: x (n, ..., channels), y (n,) int64, groups (n,) int64 or None."""
+
+    x: Tensor
+    y: Tensor
+    groups: Tensor | None = None
+
+
+class Arrays(NamedTuple):
+    """A whole data set as it was stored."""
+
+    train: Samples
+    test: Samples
+    classes: tuple[str, ...]
+
+
+def npz_path(root: Path, name: str) -> Path:
+    """Return `root` itself if it names an .npz file, else `<root>/<name>.npz`."""
+    return root if root.suffix == ".npz" else root / f"{name}.npz"
+
+
+def read_npz(path: Path) -> Arrays:
+    """Read and check one file.
+
+    It holds `x_train`, `y_train`, `x_test`, `y_test`, `classes` and perhaps `record_train` and `record_test`: x is
+    (n, h, w) or (n, h, w, c) uint8 for images, (n, l) floating point for signals; y and record are (n,) integers.
+
+    Raises
+    ------
+    ValueError
+        If the content is different; one line with the file and the array.
+    """
+    _require(zipfile.is_zipfile(path), path, "it must be a whole .npz file", "something else")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            held = {key: file[key] for key in file.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"task.root: {path}: it must hold plain, undamaged arrays; got: {error}") from error
+    missing = [key for key in _KEYS if key not in held]
+    if missing:
+        raise ValueError(f"task.root: {path} must hold the arrays {', '.join(_KEYS)}; missing: {', '.join(missing)}")
+    classes = tuple(str(entry) for entry in held["classes"].ravel())
+    _require(len(classes) >= 2, path, "classes must name at least 2 classes", f"{len(classes)}")
+    train, test = (_samples(held, split, len(classes), path) for split in ("train", "test"))
+    same = train.x.shape[1:] == test.x.shape[1:] and train.x.dtype == test.x.dtype
+    _require(same, path, "x_test must look like x_train", f"{_look(held['x_test'])} and {_look(held['x_train'])}")
+    return Arrays(train, test, classes)
+
+
+def read_torchvision(dataset: str, name: str, root: Path, download: bool) -> Arrays:
+    """Read one of torchvision's data sets from its own layout under `root`, downloading it there on request.
+
+    Raises
+    ------
+    DataNotFound
+        If it is not there or damaged, or the download fails.
+    """
+    # torchvision takes seconds to import, and an .npz file does without it.
+    import torchvision.datasets
+
+    make = getattr(torchvision.datasets, dataset)
+    try:
+        train, test = (make(root, train=part, download=download) for part in (True, False))
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:
+        raise DataNotFound(
+            f"task.root: no complete {name} data in {root}; get it with `python run_sim.py task={name} "
+            f"task.root={root} task.download=true`, or point task.root at a folder with {name}.npz or torchvision's "
+            f"{dataset} files (torchvision says: {' '.join(str(error).split())})"
+        ) from error
+    return Arrays(_from_torchvision(train), _from_torchvision(test), tuple(train.classes))
+
+
+def _from_torchvision(dataset: Any) -> Samples:
+    x = torch.as_tensor(dataset.data)
+    return Samples(x if x.ndim == 4 else x.unsqueeze(-1), torch.as_tensor(dataset.targets).long())
+
+
+def _samples(held: dict[str, NDArray[Any]], split: str, num_classes: int, path: Path) -> Samples:
+    x, y, record = held[f"x_{split}"], held[f"y_{split}"], held.get(f"record_{split}")
+    grey_or_colour = x.ndim == 3 or (x.ndim == 4 and 1 <= x.shape[3] <= 4)
+    if x.dtype == np.uint8 and grey_or_colour and x.size:
+        stored = torch.from_numpy(x)
+    elif x.dtype.kind == "f" and x.ndim == 2 and x.size:
+        stored = torch.from_numpy(x.astype(np.float32, copy=False))
+        _require(bool(stored.isfinite().all()), path, f"x_{split} must be finite", "NaN or infinity")
+    else:
+        allowed = "non-empty (n, h, w) or (n, h, w, 1 to 4) uint8, or (n, l) floating point"
+        raise ValueError(f"task.root: {path}: x_{split} must be {allowed}; got {_look(x)}")
+    for key, values in ((f"y_{split}", y), (f"record_{split}", record)):
+        if values is not None:
+            fits = values.dtype.kind in "iu" and values.shape == x.shape[:1]
+            _require(fits, path, f"{key} must be ({len(x)},) integers", _look(values))
+    in_range = y.min() >= 0 and y.max() < num_classes
+    _require(in_range, path, f"y_{split} must lie in 0..{num_classes - 1}", f"{y.min()}..{y.max()}")
+    groups = None if record is None else torch.from_numpy(record.astype(np.int64))
+    channels_last = stored if stored.ndim == 4 else stored.unsqueeze(-1)
+    return Samples(channels_last, torch.from_numpy(y.astype(np.int64)), groups)
+
+
+def _require(condition: bool, path: Path, rule: str, got: str) -> None:
+    if not condition:
+        raise ValueError(f"task.root: {path}: {rule}; got {got}")
+
+
+def _look(array: NDArray[Any]) -> str:
+    return f"{array.shape} {array.dtype}"

@@ -1,0 +1,149 @@
+"""Every way to be wrong gives one line that names the key, the value and what is allowed."""
+
+import importlib
+
+import pytest
+
+from conf import ConfigError, compose, preflight, recompose, to_yaml
+
+UNKNOWN = {
+    "strategy.c3=1": "strategy.c3 is no key; did you mean strategy.c2?",
+    "lerning_rate=1": "lerning_rate is no key; did you mean learning_rate?",
+    "c1=0.2": "c1 is no key; did you mean strategy.c1?",
+    "xyzzy=1": "xyzzy is no key; --help lists all keys",
+    "topology.p=0.3": "topology.p is no key of topology=g0_rotating; it belongs to topology=er",
+    "engine.name=ray": "engine.name is no key; choose with engine=ray|inline",
+    "hydra.run.dir=x": "hydra.run.dir is no key; did you mean run_dir?",
+    "strategy=foo": "strategy must be one of all_reduce, d_psgd, matcha, al_dsgd, fedbuff, over_selection; got foo",
+    "engine=raay": "engine must be one of ray, inline; got raay (did you mean ray?)",
+    "engine=null": "engine must be one of ray, inline; got null",
+    "engine=": "engine must be one of ray, inline; got nothing",
+    "engine={a:1}": "engine must be one of ray, inline; got {a:1}",
+    "device=gpu": "device must be one of auto, cpu, cuda; got gpu",
+    "work.trigger=fast": "work.trigger must be one of fastest, quorum, deadline; got fast",
+}
+TYPES = {
+    "rounds=1.5": "rounds must be an integer; got 1.5",
+    "rounds=true": "rounds must be an integer; got true",
+    "rounds=null": "rounds must be an integer; got null",
+    "rounds=": "rounds must be an integer; got nothing",
+    "strategy.c1=abc": "strategy.c1 must be a number; got abc",
+    "task.train_limit=x": "task.train_limit must be an integer or null; got x",
+    "task.download=3": "task.download must be true or false; got 3",
+    "lr_milestones=[1,b]": "lr_milestones must be a list of integers; got [1,b]",
+    "fleet.jitter=3": "fleet.jitter must be set key by key, as in fleet.jitter.key=value; got 3",
+    "fleet.jitter={a:1}": "fleet.jitter must be set key by key, as in fleet.jitter.key=value; got {a:1}",
+    "topology=edges topology.edges=3": "topology.edges must be a list of lists of integers; got 3",
+    "partitioner.ratios=3": "partitioner.ratios must be one of equal, fleet, measured or a list of numbers; got 3",
+    "partitioner.ratios=[1,a,1,1,1,1,1,1]": "partitioner.ratios must hold numbers; got a",
+    "learning_rate=${nowhere}": "learning_rate: Interpolation key 'nowhere' not found",
+}
+GRAMMAR = {
+    "seed": "an override must read key=value, quoted where it has blanks or commas; got seed",
+    "seed='x": "an override must read key=value, quoted where it has blanks or commas; got seed='x",
+    "+foo=1": "an override must read key=value, for keys can neither be added nor removed; got +foo=1",
+    "~seed": "an override must read key=value, for keys can neither be added nor removed; got ~seed",
+    "engine@x=ray": "an override must read key=value, for keys can neither be added nor removed; got engine@x=ray",
+    "seed=0,1": "seed must have one value; got 0,1 (a list is written [1,2]; a sweep needs --multirun)",
+    "model=cnn,mlp": "model must have one value; got cnn,mlp (a list is written [1,2]; a sweep needs --multirun)",
+}
+RANGES = {
+    "strategy.c1=7.0": "strategy.c1 must lie in [0, 1); got 7.0",
+    "strategy.communication_budget=0": "strategy.communication_budget must lie in (0, 1]; got 0.0",
+    "work.quorum=1.1": "work.quorum must lie in (0, 1]; got 1.1",
+    "workers=0": "workers must be at least 1; got 0",
+    "seed=-1": "seed must lie in [0, 1e+18]; got -1",
+    "learning_rate=0": "learning_rate must be above 0; got 0.0",
+    "learning_rate=nan": "learning_rate must be finite; got nan",
+    "fleet.speeds=[1,-1]": "fleet.speeds must be above 0; got -1.0",
+    "fleet.jitter.factor=0.5": "fleet.jitter.factor must be at least 1; got 0.5",
+    "lr_milestones=[5,0]": "lr_milestones must be at least 1; got 0",
+    "partitioner.ratios=[1,1,1,1,1,1,1,0]": "partitioner.ratios must be above 0; got 0",
+}
+COMBINATIONS = {
+    "strategy.c1=0.6 strategy.c2=0.4": "strategy.c1 + strategy.c2 must be below 1; got 0.6 + 0.4",
+    "strategy.p1=0.6 strategy.p2=0.4": "strategy.p1 + strategy.p2 must be below 1; got 0.6 + 0.4",
+    "minibatch_size=65": "minibatch_size must be at most batch_size=64; got 65",
+    "strategy.order=combine_then_adapt local_steps=2": "strategy.order=combine_then_adapt needs local_steps=1; got 2",
+    "work.target=rest local_steps=2": "work.target=rest needs local_steps=1; got 2",
+    "work.trigger=deadline": "work.trigger=deadline needs work.deadline, in seconds; got null",
+    "workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",
+    "topology.schedule=random_matching": (
+        "topology.schedule must be static or rotation for topology=g0_rotating; got random_matching"
+    ),
+    "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
+    "partitioner.features=model": (
+        "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"
+    ),
+    "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
+    "resume=a run_dir=b": "run_dir must be left out with resume=a, where the run goes on; got b",
+}
+CHOICES = {
+    "topology=g0 workers=9": "topology=g0 needs workers=8; got 9 (try topology=ring)",
+    "topology=regular topology.degree=8": "topology.degree must be below workers=8; got 8",
+    "topology=regular workers=7": "topology.degree x workers must be even; got 3 x 7",
+    "topology=edges topology.edges=[[0,8]]": "topology.edges must be pairs of different ranks in 0..7; got [0, 8]",
+    "topology=edges topology.edges=[[1,1]]": "topology.edges must be pairs of different ranks in 0..7; got [1, 1]",
+    "topology=edges": "topology.edges must be given: pairs of ranks, such as [[0,1],[1,2]]",
+    "partitioner=file": "partitioner.path must be given: partition.npz of an earlier run",
+    "strategy=over_selection work.fold_late=true": (
+        "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
+    ),
+    "partitioner=by_group": "partitioner=by_group needs a task with groups (mitbih, npz); got digits",
+}
+DEFAULT = to_yaml(compose())
+
+
+def items(*tables: dict[str, str]) -> list[tuple[str, str]]:
+    return [item for table in tables for item in table.items()]
+
+
+@pytest.mark.parametrize(("overrides", "message"), items(UNKNOWN, TYPES, GRAMMAR, CHOICES))
+def test_message_while_composing(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides.split())
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(("overrides", "message"), items(RANGES, COMBINATIONS))
+def test_message_of_validation(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        recompose(DEFAULT, overrides.split())  # checks as compose does, but faster
+    assert str(caught.value) == message
+
+
+def test_topology_does_not_matter_to_a_strategy_without_one() -> None:
+    assert compose(["strategy=all_reduce", "workers=3"]).workers == 3
+
+
+class TestPreflight:
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["resume=nowhere"], "resume must be there; found no nowhere"),
+            (["partitioner=file", "partitioner.path=p.npz"], "partitioner.path must be there; found no p.npz"),
+            (["fleet=trace", "fleet.path=t.csv"], "fleet.path must be there; found no t.csv"),
+            (
+                ["partitioner.features=model", "partitioner.model_path=nowhere"],
+                "partitioner.model_path must be there; found no nowhere",
+            ),
+            (
+                ["topology=edges", "topology.edges=[[0,1],[2,3]]", "workers=4"],
+                "topology=edges: the union of the graphs of one period must be connected; "
+                "got 2 components: [0, 1], [2, 3]; add edges between them",
+            ),
+        ],
+    )
+    def test_message(self, overrides: list[str], message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            preflight(compose(overrides))
+        assert str(caught.value) == message
+
+    def test_missing_package(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.import_module("conf.preflight"), "find_spec", lambda name: None)
+        with pytest.raises(ConfigError) as caught:
+            preflight(compose(["tracking=wandb"]))
+        assert str(caught.value) == "tracking=wandb needs a package: pip install 'flwr-echelon[wandb]'"
+
+    def test_default_passes(self) -> None:
+        preflight(compose())

@@ -1,0 +1,189 @@
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import pytest
+
+import conf
+from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, recompose, to_yaml
+from conf.groups import ALDSGD, Matcha, NonBlocking, Pattern
+from conf.overrides import ROOT
+from conf.schema import CHOICES
+
+NEEDED = {
+    "partitioner=file": ["partitioner.path=x"],
+    "partitioner=by_group": ["task=mitbih"],
+    "topology=edges": ["topology.edges=[[0,1]]"],
+    "fleet=trace": ["fleet.path=x"],
+}
+EVERY_CHOICE = {f"{group}={choice}" for group, choices in CHOICES.items() for choice in choices}
+
+
+def covering() -> list[list[str]]:
+    """Return few sets of choices in which every choice occurs."""
+    lists = [[f"{group}={choice}" for choice in choices] for group, choices in CHOICES.items()]
+    return [[names[k % len(names)] for names in lists] for k in range(max(map(len, lists)))]
+
+
+class TestCompose:
+    def test_default_is_the_design(self) -> None:
+        config = compose()
+        made = {group: getattr(config, group).name for group in CHOICES}
+        assert made == {
+            "task": "digits",
+            "model": "mlp",
+            "partitioner": "submodular",
+            "work": "non_blocking",
+            "strategy": "al_dsgd",
+            "topology": "g0_rotating",
+            "fleet": "stragglers",
+            "engine": "ray",
+        }
+        assert config.workers == 8
+        assert isinstance(config.strategy, ALDSGD)
+        assert (config.strategy.c1, config.strategy.c2, config.strategy.p1, config.strategy.p2) == (0.3, 0.1, 0.1, 0.1)
+
+    def test_fleets_are_those_of_the_design(self) -> None:
+        stragglers, two_speed = (compose([f"fleet={name}"]).fleet for name in ("stragglers", "two_speed"))
+        assert isinstance(stragglers, Pattern)
+        assert isinstance(two_speed, Pattern)
+        assert stragglers.speeds == [1, 1, 1, 1, 1, 1, 0.5, 0.25]
+        assert (stragglers.jitter.kind, stragglers.jitter.probability, stragglers.jitter.factor) == (
+            "slowdown",
+            0.05,
+            3.0,
+        )
+        assert (stragglers.latency_seconds, stragglers.bandwidth_bits_per_second) == (0.01, 1e9)
+        assert sorted(two_speed.speeds) == [0.5, 1]
+
+    def test_overrides_reach_their_keys(self) -> None:
+        config = compose(["strategy=matcha", "strategy.communication_budget=0.3", "lr_milestones=[3,5]", "run_dir=a b"])
+        assert isinstance(config.strategy, Matcha)
+        assert config.strategy.communication_budget == 0.3
+        assert config.lr_milestones == [3, 5]
+        assert config.run_dir == "a b"
+
+    def test_ratios_are_a_word_or_numbers(self) -> None:
+        assert compose(["partitioner.ratios=fleet"]).partitioner.ratios == "fleet"
+        assert compose(["workers=2", "topology=ring", "partitioner.ratios=[1,2.5]"]).partitioner.ratios == [1, 2.5]
+
+    def test_later_override_wins(self) -> None:
+        assert compose(["rounds=5", "rounds=6"]).rounds == 6
+
+    @pytest.mark.parametrize("choices", covering())
+    def test_every_choice_composes_and_survives_yaml(self, choices: list[str]) -> None:
+        overrides = choices + [extra for choice in choices for extra in NEEDED.get(choice, [])]
+        made = dict(pair for override in overrides if (pair := override.split("="))[0] in CHOICES)
+        config = compose(overrides)
+        assert {group: getattr(config, group).name for group in CHOICES} == made
+        assert all(value != "???" for value in _leaves(config))
+        assert from_yaml(to_yaml(config)) == config
+
+    def test_each_is_a_fresh_object(self) -> None:
+        compose().lr_milestones.append(1)
+        assert compose().lr_milestones == []
+
+    def test_takes_well_under_a_second(self) -> None:
+        compose()
+        start = process_time()
+        compose(["strategy=matcha", "seed=3"])
+        assert process_time() - start < 1
+
+    def test_yaml_files_are_the_choices(self) -> None:
+        assert {f"{path.parent.name}={path.stem}" for path in ROOT.glob("*/*.yaml")} == EVERY_CHOICE
+
+    def test_import_needs_neither_torch_nor_flwr(self) -> None:
+        code = "import sys, conf; print(*sorted({'torch', 'flwr', 'networkx', 'scipy', 'numpy'} & set(sys.modules)))"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == ""
+
+
+class TestParseOverrides:
+    def test_splits_like_a_shell(self) -> None:
+        text = "strategy=al_dsgd  'run_dir=a b' partitioner.ratios=[1,2]"
+        assert parse_overrides(text) == ["strategy=al_dsgd", "run_dir=a b", "partitioner.ratios=[1,2]"]
+
+    def test_empty_string_is_the_default(self) -> None:
+        assert parse_overrides("") == []
+
+    def test_open_quotation(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"^overrides must be key=value pairs with closed quotation marks; got a='b$"
+        ):
+            parse_overrides("a='b")
+
+
+class TestHash:
+    def test_ignores_where_and_how_a_run_is_kept(self) -> None:
+        config = compose()
+        other = compose(["run_dir=x", "progress=none", "checkpoint_every=1", "task.root=y", "worker.warm=false"])
+        assert config_hash(other) == config_hash(config)
+        assert len(config_hash(config)) == 16
+
+    @pytest.mark.parametrize(
+        "override", ["seed=1", "strategy.c1=0.2", "fleet=uniform", "task.augment=true", "engine=inline"]
+    )
+    def test_tells_runs_apart(self, override: str) -> None:
+        assert config_hash(compose([override])) != config_hash(compose())
+
+    def test_does_not_depend_on_the_process(self) -> None:
+        code = "import conf; print(conf.config_hash(conf.compose()))"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == config_hash(compose())
+
+
+class TestRecompose:
+    text = to_yaml(compose(["strategy=matcha", "rounds=5", "run_dir=there"]))
+
+    def test_keeps_what_is_not_overridden(self) -> None:
+        config = recompose(self.text, ["rounds=7", "resume=there", "strategy=matcha"])
+        assert config == replace(from_yaml(self.text), rounds=7, resume="there")
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("strategy=d_psgd", "strategy must stay matcha in a resumed run; got d_psgd"),
+            ("strategy.c1=0.3", "strategy.c1 is no key of strategy=matcha; it belongs to strategy=al_dsgd"),
+            ("rounds=x", "rounds must be an integer; got x"),
+            ("rounds=0", "rounds must be at least 1; got 0"),
+        ],
+    )
+    def test_message(self, override: str, message: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            recompose(self.text, [override])
+        assert str(caught.value) == message
+
+
+class TestFromYaml:
+    @pytest.mark.parametrize("text", ["", "a: [", "3", "strategy: 3", "strategy:\n  name: foo", "seed: 1"])
+    def test_foreign_text(self, text: str) -> None:
+        with pytest.raises(ConfigError, match=r"^this is no configuration of a run: .+$"):
+            from_yaml(text)
+
+    def test_key_that_there_is_not(self) -> None:
+        with pytest.raises(ConfigError, match=r"^this is no configuration of a run: .*colour"):
+            from_yaml(to_yaml(compose()) + "colour: red\n")
+
+    def test_value_out_of_range(self) -> None:
+        with pytest.raises(ConfigError, match=r"^rounds must be at least 1; got 0$"):
+            from_yaml(to_yaml(compose()).replace("rounds: 100", "rounds: 0"))
+
+
+def _leaves(node: Any) -> Iterator[Any]:
+    for declared in fields(node):
+        value = getattr(node, declared.name)
+        if is_dataclass(value):
+            yield from _leaves(value)
+        else:
+            yield value
+
+
+def test_public_names() -> None:
+    assert all(hasattr(conf, name) for name in conf.__all__)
+    assert Path(conf.__file__).parent == ROOT
+    assert isinstance(compose().work, NonBlocking)
+    assert isinstance(compose(), Config)

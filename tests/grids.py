@@ -1,0 +1,86 @@
+"""Grids that behave as real ones may: replies in any order, late replies, nodes that go and come."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from engines.inline import InlineGrid
+
+
+class ShufflingGrid(InlineGrid):
+    """Hands replies over in random order, and only some of them at a time."""
+
+    def __init__(self, client_app: ClientApp, num_nodes: int, seed: int) -> None:
+        super().__init__(client_app, num_nodes)
+        self._rng = np.random.default_rng(seed)
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        ids = self._rng.permutation(list(message_ids)).tolist()
+        return super().pull_messages(ids[: len(ids) // 2 + 1])
+
+
+class LateGrid(InlineGrid):
+    """Holds back the replies that ``hold`` picks until they are released; notes what was pushed to whom.
+
+    Nodes can be taken away and brought back under another id.
+    """
+
+    def __init__(self, client_app: ClientApp, num_nodes: int, hold: Callable[[int, int, str], bool]) -> None:
+        super().__init__(client_app, num_nodes)
+        self._hold = hold
+        self._held: set[str] = set()
+        self._gone: dict[int, Any] = {}
+        self.asked: list[tuple[str, int, int]] = []
+        self.most_under_way = 0
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        """Rank of every node id."""
+        return {node: int(context.node_config.get("partition-id", -1)) for node, context in self._contexts.items()}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        pushed = []
+        for message in messages:
+            kind = message.metadata.message_type
+            rank = self.ranks[message.metadata.dst_node_id]
+            round_number = int(message.metadata.group_id or 0) if kind == "train" else 0
+            ids = list(super().push_messages([message]))
+            if self._hold(rank, round_number, kind):
+                self._held.update(ids)
+            self.asked.append((kind, rank, round_number))
+            pushed.extend(ids)
+        return pushed
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        ids = list(message_ids)
+        self.most_under_way = max(self.most_under_way, len(ids))
+        return super().pull_messages([i for i in ids if i not in self._held])
+
+    def release(self) -> None:
+        """Let all that was held back arrive."""
+        self._held.clear()
+
+    def take_away(self, rank: int) -> None:
+        """Disconnect a worker's node."""
+        node = next(node for node, its_rank in self.ranks.items() if its_rank == rank)
+        self._gone[rank] = self._contexts.pop(node)
+
+    def bring_back(self, rank: int, node_id: int) -> None:
+        """Connect a worker that was taken away, under a new node id."""
+        context = self._gone.pop(rank)
+        context.node_id = node_id
+        self._contexts[node_id] = context
+
+    def connect(self, node_id: int, **node_config: int | str) -> None:
+        """Connect another node."""
+        context = next(iter(self._contexts.values()))
+        self._contexts[node_id] = type(context)(
+            run_id=context.run_id,
+            node_id=node_id,
+            node_config=dict(node_config),
+            state=type(context.state)(),
+            run_config={},
+        )

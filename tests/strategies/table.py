@@ -1,0 +1,49 @@
+"""Every strategy, as the general tests take it: a new one needs a row here, and nothing else."""
+
+from collections.abc import Callable
+from functools import partial
+
+from flwr.app import ArrayRecord
+
+from strategies import (
+    ALDSGD,
+    DPSGD,
+    AllReduce,
+    FedBuff,
+    FullBatch,
+    Matcha,
+    NonBlocking,
+    OverSelection,
+    PerWorkerStrategy,
+)
+from strategies.work import WorkPolicy
+from tests import tiny
+
+Factory = Callable[..., PerWorkerStrategy]
+
+
+def _spread(arrays: ArrayRecord) -> float:
+    return float(tiny.vector(arrays).std())
+
+
+STRATEGIES: dict[str, Factory] = {
+    "all_reduce": AllReduce,
+    "d_psgd": partial(DPSGD, "ring"),
+    "d_psgd combine first": partial(DPSGD, "ring", order="combine_then_adapt", mixing="uniform"),
+    "d_psgd target": partial(DPSGD, "star", mixing="target"),
+    "matcha": partial(Matcha, "ring", communication_budget=0.5),
+    "al_dsgd": partial(ALDSGD, "ring"),
+    "al_dsgd on matcha": partial(ALDSGD, "ring", base="matcha", communication_budget=0.6, degree="active"),
+    "al_dsgd in step": partial(ALDSGD, "ring", force="in_step", signal="ema", decay=0.9, every=2),
+    "al_dsgd held out": partial(ALDSGD, "ring", signal="held_out", held_out_loss=_spread),
+    "over_selection": partial(OverSelection, keep=0.75),
+    "fedbuff": partial(FedBuff, buffer_size=2),
+}
+
+WORK: dict[str, WorkPolicy] = {
+    "full_batch": FullBatch(batch_size=16, minibatch_size=4),
+    "two steps": FullBatch(local_steps=2, batch_size=16, minibatch_size=4),
+    "non_blocking": NonBlocking(batch_size=16, minibatch_size=4),
+    "expected": NonBlocking(batch_size=16, minibatch_size=4, estimator="expected", trigger="quorum", quorum=0.75),
+    "rest": NonBlocking(batch_size=10, minibatch_size=4, target="rest", estimator="finished"),
+}

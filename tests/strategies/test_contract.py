@@ -1,0 +1,410 @@
+"""What every strategy of the table promises, whatever it averages."""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Result
+
+import clients.app
+from clients.fleet import Device, Fleet, Jitter
+from clients.messages import ARRAYS, METRICS, NUM_EXAMPLES, ROSTER_QUERY
+from engines.inline import InlineGrid
+from strategies import SGD, AllWorkersFailedError, Plan, ServerState, checkpoint
+from strategies.work import WorkPolicy
+from tests import tiny
+from tests.grids import ShufflingGrid
+from tests.strategies.table import STRATEGIES, WORK, Factory
+
+MOMENTUM = SGD(0.1, momentum=0.9, weight_decay=0.01, lr_milestones=(3,))
+UNEQUAL = tiny.fleet(1, 1, 0.5, 0.25, jitter=Jitter("log_normal", scale=0.3))
+
+each_strategy = pytest.mark.parametrize("make", STRATEGIES.values(), ids=list(STRATEGIES))
+
+
+def bits(state: ServerState) -> dict[str, bytes]:
+    """All of the server's state but the real time."""
+    values = {name: value for name, value in vars(state).items() if name not in ("extras", "wall_seconds")}
+    return {name: np.asarray(value).tobytes() for name, value in (values | state.extras).items()}
+
+
+def simulated(records: list[tiny.Record]) -> str:
+    """All that records say, but the real time and evaluations."""
+    left_out = ("wall_seconds", "worker_accuracy", "worker_loss")
+    return json.dumps([{k: v for k, v in record.items() if k not in left_out} for record in records])
+
+
+@each_strategy
+class TestResult:
+    def test_is_flowers(self, make: Factory) -> None:
+        run = tiny.run(make, rounds=3, model=tiny.batch_norm)
+        assert isinstance(run.result, Result)
+        assert run.result.arrays is not None
+        model = tiny.arrays(tiny.batch_norm)
+        assert list(run.result.arrays) == list(model)
+        for name, array in run.result.arrays.items():
+            assert (array.shape, array.dtype) == (model[name].shape, model[name].dtype)
+        assert np.isfinite(tiny.vector(run.result.arrays)).all()
+        assert list(run.result.train_metrics_clientapp) == [1, 2, 3]
+        assert list(run.result.evaluate_metrics_clientapp) == [3]
+        assert list(run.result.evaluate_metrics_clientapp[3]) == ["accuracy", "loss"]
+
+    def test_is_the_mean_of_the_rows(self, make: Factory) -> None:
+        run = tiny.run(make, rounds=2)
+        np.testing.assert_allclose(tiny.vector(run.result.arrays), run.rows.astype(float).mean(axis=0), atol=1e-7)
+
+    def test_training_helps(self, make: Factory) -> None:
+        run = tiny.run(make, rounds=12, sgd=SGD(0.5), start={"evaluate_fn": evaluate})
+        assert run.records[-1]["consensus_accuracy"] > 0.7
+        assert run.records[-1]["consensus_loss"] < 0.75
+
+
+def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    """Accuracy and loss of a linear model on all samples."""
+    x, y = (tensor.numpy() for tensor in tiny.data())
+    logits = x @ arrays["weight"].numpy().T + arrays["bias"].numpy()
+    logits -= logits.max(axis=1, keepdims=True)
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    loss = -np.log(chances[np.arange(len(y)), y]).mean()
+    return MetricRecord({"accuracy": float((logits.argmax(1) == y).mean()), "loss": float(loss)})
+
+
+NUMBERS = (
+    "round",
+    "virtual_seconds",
+    "round_seconds",
+    "wall_seconds",
+    "train_loss",
+    "consensus_distance",
+    "mean_drift",
+)
+BY_RANK = ("train_loss_per_worker", "minibatches", "samples", "compute_seconds", "communication_seconds", "idle_share")
+FOR_ALL = ("target_minibatches", "peer_bytes")
+COUNTS = ("rejected", "uplink_bytes", "downlink_bytes")
+
+
+@each_strategy
+@pytest.mark.parametrize("work", ["full_batch", "non_blocking"])
+class TestRecord:
+    def test_fields(self, make: Factory, work: str) -> None:
+        """Every field of ``metrics.jsonl``, of the right type and length, ready for JSON."""
+        network = Fleet((Device(10.0, 0.01, 1e5), Device(5.0, 0.02, 1e5)))
+        run = tiny.run(make, rounds=2, work=WORK[work], devices=network, start={"evaluate_fn": evaluate})
+        assert [record["round"] for record in run.records] == [1, 2]
+        for record in run.records:
+            json.dumps(record, allow_nan=False)
+            assert all(isinstance(record[name], int | float) for name in NUMBERS)
+            assert all(isinstance(record[name], int) and record[name] >= 0 for name in COUNTS)
+            assert all(len(record[name]) == 4 for name in (*BY_RANK, *FOR_ALL))
+            assert all(isinstance(value, int) for name in FOR_ALL for value in record[name])
+            assert set(record["present"]) <= set(range(4))
+            assert record["present"] == sorted(record["present"])
+            assert record["rejections"] == {}
+            assert record["budget_seconds"] is None or record["budget_seconds"] > 0
+            assert all(0 <= i < j < 4 for i, j in record["edges"])
+            assert record["downlink_bytes"] > 0
+            assert record["uplink_bytes"] > 0
+        last = run.records[-1]
+        assert len(last["worker_accuracy"]) == len(last["worker_loss"]) == 4
+        assert 0 <= last["consensus_accuracy"] <= 1
+
+    def test_adds_up(self, make: Factory, work: str) -> None:
+        run = tiny.run(make, rounds=4, work=WORK[work], devices=UNEQUAL)
+        assert run.column("virtual_seconds") == pytest.approx(np.cumsum(run.column("round_seconds")))
+        assert run.strategy.state.virtual_seconds == run.records[-1]["virtual_seconds"]
+        assert run.strategy.state.samples == sum(n or 0 for record in run.records for n in record["samples"])
+        assert run.strategy.state.round == 4
+        for record in run.records:
+            losses = [record["train_loss_per_worker"][rank] for rank in record["present"]]
+            if len(losses) == sum(bool(n) for n in record["minibatches"]):
+                assert record["train_loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+            for rank in range(4):
+                share = record["idle_share"][rank]
+                assert share is None or -1e-9 <= share <= 1
+                assert (record["minibatches"][rank] is None) == (rank not in record["present"])
+
+
+@each_strategy
+class TestReproducible:
+    def test_same_seed_same_bits(self, make: Factory) -> None:
+        runs = [tiny.run(make, devices=UNEQUAL, sgd=MOMENTUM, model=tiny.dropout) for _ in range(2)]
+        assert bits(runs[0].strategy.state) == bits(runs[1].strategy.state)
+        assert simulated(runs[0].records) == simulated(runs[1].records)
+        other = tiny.run(make, devices=UNEQUAL, sgd=MOMENTUM, model=tiny.dropout, seed=1)
+        assert bits(other.strategy.state)["rows"] != bits(runs[0].strategy.state)["rows"]
+
+    def test_order_of_replies_is_irrelevant(self, make: Factory) -> None:
+        app = partial(tiny.app, devices=UNEQUAL)
+        runs = [tiny.run(make, on=grid, sgd=MOMENTUM) for grid in (InlineGrid(app(), 4), ShufflingGrid(app(), 4, 1))]
+        assert bits(runs[0].strategy.state) == bits(runs[1].strategy.state)
+        assert simulated(runs[0].records) == simulated(runs[1].records)
+
+    def test_order_of_node_ids_is_irrelevant(self, make: Factory) -> None:
+        first = tiny.run(make, devices=UNEQUAL)
+        grid = tiny.grid(4, devices=UNEQUAL)
+        grid._contexts = {7 * id_ % 1013: grid._contexts[id_] for id_ in sorted(grid._contexts)}
+        assert bits(tiny.run(make, on=grid).strategy.state) == bits(first.strategy.state)
+
+    def test_workers_have_no_memory(self, make: Factory) -> None:
+        """A worker process that starts anew in every round changes nothing: all state is the server's."""
+        runs = [
+            tiny.run(make, 4, devices=UNEQUAL, sgd=MOMENTUM, model=tiny.batch_norm, on_round=on_round)
+            for on_round in ([], [lambda record, state: clients.app._workers.clear()])
+        ]
+        assert bits(runs[0].strategy.state) == bits(runs[1].strategy.state)
+
+
+class TestResume:
+    @staticmethod
+    def check(tmp_path: Path, make: Factory, **options: Any) -> None:
+        """Run five rounds with a checkpoint after each; one round from each must end in the state of the next."""
+        churn = Fleet(UNEQUAL.devices, UNEQUAL.jitter, leave_probability=0.2, return_probability=0.6)
+        rest: dict[str, Any] = {"devices": churn, "sgd": MOMENTUM, "model": tiny.batch_norm, **options}
+        states: list[dict[str, bytes]] = []
+
+        def save(record: Any, state: ServerState) -> None:
+            checkpoint.save(state, tmp_path / str(state.round))
+            states.append(bits(state))
+
+        whole = tiny.run(make, 5, on_round=[save], **rest)
+        for number in range(1, 5):
+            state = checkpoint.load(tmp_path / str(number))
+            assert bits(state) == states[number - 1]
+            resumed = tiny.run(make, number + 1, state=state, **rest)
+            assert bits(resumed.strategy.state) == states[number], f"resumed from round {number}"
+            assert simulated(resumed.records) == simulated(whole.records[number : number + 1])
+
+    @each_strategy
+    def test_at_any_round(self, make: Factory, tmp_path: Path) -> None:
+        self.check(tmp_path, make)
+
+    @pytest.mark.parametrize("work", sorted(WORK))
+    @pytest.mark.parametrize("name", ["al_dsgd in step", "fedbuff"])
+    def test_with_any_work(self, name: str, work: str, tmp_path: Path) -> None:
+        self.check(tmp_path, STRATEGIES[name], work=WORK[work], model=tiny.linear)
+
+    @each_strategy
+    def test_when_there_is_nothing_left_to_do(self, make: Factory, tmp_path: Path) -> None:
+        whole = tiny.run(make, 2)
+        checkpoint.save(whole.strategy.state, tmp_path)
+        resumed = tiny.run(make, 2, state=checkpoint.load(tmp_path))
+        assert resumed.records == []
+        assert resumed.result.arrays is not None
+        np.testing.assert_array_equal(tiny.vector(resumed.result.arrays), tiny.vector(whole.result.arrays))
+
+
+@each_strategy
+class TestAbsentWorkers:
+    def test_the_run_goes_on_and_the_worker_comes_back(self, make: Factory) -> None:
+        """Worker 1 is off between 2 s and 12 s of the run."""
+        devices = [Device(10.0)] * 4
+        devices[1] = Device(10.0, on_intervals=((0.0, 2.0), (12.0, float("inf"))))
+        run = tiny.run(make, 14, devices=Fleet(tuple(devices)))
+        there = [1 in record["present"] for record in run.records]
+        assert there[0]
+        assert there[-1] or any(there[-4:])
+        gone = [record for record in run.records if 1 in record["away"]]
+        assert gone
+        assert all(record["rejected"] == 0 for record in gone)
+        for record in gone:
+            if 1 not in record["present"]:
+                assert record["minibatches"][1] is None
+                assert all(1 not in edge for edge in record["edges"])
+
+    def test_everybody_is_away_for_a_while(self, make: Factory) -> None:
+        """The run's time goes on to the moment at which the first one is back."""
+        off = Device(10.0, on_intervals=((0.0, 1.0), (50.0, float("inf"))))
+        run = tiny.run(make, 8, devices=Fleet((off,)))
+        assert run.strategy.state.virtual_seconds > 50
+        assert run.records[-1]["present"]
+
+
+# --- replies that must not enter the model
+
+
+def spoiled(how: Callable[[RecordDict], None], ranks: Iterable[int], times: int = 1) -> ClientApp:
+    """An app whose workers ``ranks`` spoil their second reply (with ``times``, so many from there on)."""
+    good, app = tiny.app(devices=tiny.fleet(1, 1, 1, 1)), ClientApp()
+    count: dict[int, int] = {}
+    app.query(ROSTER_QUERY)(good)
+    app.evaluate()(good)
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        rank = int(context.node_config["partition-id"])
+        count[rank] = count.get(rank, 0) + 1
+        reply = good(message, context)
+        if rank in ranks and 2 <= count[rank] < 2 + times:
+            how(reply.content)
+        return reply
+
+    return app
+
+
+def put(name: str, values: Any) -> Callable[[RecordDict], None]:
+    return lambda content: content.array_records[ARRAYS].__setitem__(name, Array(np.asarray(values)))
+
+
+def report(name: str, value: Any) -> Callable[[RecordDict], None]:
+    return lambda content: content.metric_records[METRICS].__setitem__(name, value)
+
+
+def drop(record: str, name: str | None = None) -> Callable[[RecordDict], None]:
+    def how(content: RecordDict) -> None:
+        if name is None:
+            del content[record]
+        else:
+            del content[record][name]
+
+    return how
+
+
+def fail(content: RecordDict) -> None:
+    raise ZeroDivisionError("all of a sudden")
+
+
+def garble(content: RecordDict) -> None:
+    array = content.array_records[ARRAYS]["bias"]
+    content.array_records[ARRAYS]["bias"] = Array(array.dtype, array.shape, array.stype, array.data[:-3])
+
+
+BIAS = np.zeros(3, dtype=np.float32)
+FAULTS: dict[str, tuple[Callable[[RecordDict], None], str]] = {
+    "NaN": (put("bias", BIAS * np.nan), "array bias holds values that are not finite"),
+    "infinity": (put("bias", BIAS + np.float32("inf")), "array bias holds values that are not finite"),
+    "shape": (put("bias", BIAS[:2]), "array bias must be float32 (3,); got float32 (2,)"),
+    "dtype": (put("bias", BIAS.astype(np.float64)), "array bias must be float32 (3,); got float64 (3,)"),
+    "one more array": (put("more", BIAS), "array more is missing or unknown"),
+    "one array less": (drop(ARRAYS, "bias"), "array bias is missing or unknown"),
+    "bytes": (garble, "an array of shape (3,) and dtype float32 must have 12 bytes"),
+    "no arrays": (drop(ARRAYS), "its reply lacks 'arrays'"),
+    "no metrics": (drop(METRICS), "its reply lacks 'metrics'"),
+    "no num-examples": (drop(METRICS, NUM_EXAMPLES), "its reply lacks 'num-examples'"),
+    "too many samples": (report("samples", 17), "samples must lie in [0, 16]; got 17"),
+    "negative samples": (report("samples", -1), "samples must lie in [0, 16]; got -1"),
+    "half a sample": (report("samples", 0.5), "samples must be an integer; got 0.5"),
+    "negative minibatches": (report("minibatches", -1), "minibatches must be at least 0; got -1"),
+    "other num-examples": (report(NUM_EXAMPLES, 10**9), "num-examples must be 24, its shard; got 1000000000"),
+    "list": (report("samples", [1, 2]), "metric samples must be one number; got a list of 2"),
+    "NaN seconds": (report("seconds", float("nan")), "seconds must lie in [0, 1e+09]; got nan"),
+    "negative seconds": (report("seconds", -1.0), "seconds must lie in [0, 1e+09]; got -1.0"),
+    "infinite loss": (report("train_loss", float("inf")), "train_loss must be finite; got inf"),
+    "exception": (fail, "error 2: ZeroDivisionError: all of a sudden"),
+}
+
+
+class TestRejections:
+    @staticmethod
+    def check(make: Factory, fault: str) -> None:
+        how, reason = FAULTS[fault]
+        run = tiny.run(make, 5, on=InlineGrid(spoiled(how, [2]), 4))
+        rejected = [record for record in run.records if record["rejected"]]
+        assert [record["rejected"] for record in rejected] == [1]
+        assert rejected[0]["rejections"] == {"2": reason}
+        assert np.isfinite(run.rows).all()
+        assert run.strategy.state.round == 5
+        assert any(2 in record["present"] for record in run.records[rejected[0]["round"] :])
+
+    @pytest.mark.parametrize("fault", sorted(FAULTS))
+    def test_any_fault(self, fault: str) -> None:
+        self.check(STRATEGIES["d_psgd"], fault)
+
+    @each_strategy
+    @pytest.mark.parametrize("fault", ["NaN", "exception"])
+    def test_in_any_strategy(self, make: Factory, fault: str) -> None:
+        self.check(make, fault)
+
+    @pytest.mark.parametrize("value", [0, -5, float("nan"), float("inf"), 0.5])
+    def test_num_examples_without_a_plan(self, value: float) -> None:
+        """They are weights there: one lie must not carry away the average."""
+        grid = InlineGrid(spoiled(report(NUM_EXAMPLES, value), [2]), 4)
+        run = tiny.run(STRATEGIES["all_reduce"], 3, on=grid, plan=Plan())
+        assert run.column("rejected") == [0, 1, 0]
+        assert np.isfinite(run.rows).all()
+
+    @each_strategy
+    def test_all_workers_failing_ends_the_run(self, make: Factory) -> None:
+        with pytest.raises(AllWorkersFailedError) as error:
+            tiny.run(make, 3, on=InlineGrid(spoiled(fail, range(4), times=99), 4))
+        for rank in range(4):
+            assert f"worker {rank}: error 2: ZeroDivisionError: all of a sudden" in str(error.value)
+
+    @each_strategy
+    def test_a_worker_that_always_fails_is_left_out(self, make: Factory) -> None:
+        good, app = tiny.app(devices=tiny.fleet(1)), ClientApp()
+        app.query(ROSTER_QUERY)(good)
+        app.evaluate()(good)
+
+        @app.train()
+        def train(message: Message, context: Context) -> Message:
+            if context.node_config["partition-id"] == 0:
+                raise OSError("no memory")
+            return good(message, context)
+
+        run = tiny.run(make, 4, on=InlineGrid(app, 4))
+        assert all(0 not in record["present"] for record in run.records)
+        assert all(record["present"] for record in run.records)
+        assert sum(record["rejected"] for record in run.records) >= 2
+
+
+# --- clients that were not made here
+
+
+@pytest.fixture
+def foreign() -> ClientApp:
+    """A plain Flower client: one step of its own, the usual two metrics, no handshake."""
+    app = ClientApp()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        rank = int(context.node_config["partition-id"])
+        values = {
+            name: Array((array.numpy() * 0.5 + rank).astype(np.float32))
+            for name, array in message.content.array_records[ARRAYS].items()
+        }
+        metrics = MetricRecord({"num-examples": 10 * (rank + 1), "train_loss": 1.0 + rank})
+        return Message(RecordDict({"arrays": ArrayRecord(values), "metrics": metrics}), reply_to=message)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        metrics = MetricRecord({"num-examples": 10, "loss": 2.0, "accuracy": 0.5})
+        return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+    return app
+
+
+@each_strategy
+@pytest.mark.parametrize("work", ["full_batch", "non_blocking"])
+def test_foreign_clients(make: Factory, work: str, foreign: ClientApp) -> None:
+    if make is STRATEGIES["d_psgd target"]:
+        with pytest.raises(ValueError, match="mixing=target needs the number of every worker's samples; worker 0"):
+            tiny.run(make, 1, on=InlineGrid(foreign, 4), plan=Plan())
+        return
+    run = tiny.run(make, 3, on=InlineGrid(foreign, 4), plan=Plan(), work=WORK[work])
+    assert all(record["rejected"] == 0 for record in run.records)
+    for record in run.records:
+        for rank in record["present"]:  # ranks in the order of node ids, which descend with the partition-id
+            assert record["train_loss_per_worker"][rank] == 4.0 - rank
+    assert run.result.evaluate_metrics_clientapp[3]["accuracy"] == 0.5
+    assert run.rows.max() <= 6
+    assert run.rows.max() > 1.5
+
+
+@pytest.mark.parametrize("work", WORK.values(), ids=list(WORK))
+@each_strategy
+def test_any_work_with_any_strategy(make: Factory, work: WorkPolicy) -> None:
+    if "combine_then_adapt" in str(make) and work.local_steps > 1:
+        pytest.skip("one local step only")
+    run = tiny.run(make, 2, work=work, sgd=MOMENTUM)
+    assert run.strategy.state.round == 2
+    assert np.isfinite(run.rows).all()
+    for record in run.records:
+        for rank in record["present"]:
+            assert record["samples"][rank] > 0
+            assert 0 < record["minibatches"][rank] <= record["target_minibatches"][rank]
