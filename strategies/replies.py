@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from clients.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
 from strategies.layout import Layout, Row
 
-
 # No round takes thirty years; sums of such times stay finite.
 _LONGEST_SECONDS = 1e9
 

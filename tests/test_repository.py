@@ -45,7 +45,9 @@ class TestPackages:
 
 
 def test_make_lists_its_targets() -> None:
-    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     assert [line.split()[1] for line in shown.splitlines()] == [
         *("help", "setup", "run", "deploy-demo", "test", "lint", "format", "requirements", "clean")
     ]

@@ -164,7 +164,7 @@ class TestFoldedIn:
                 grid.release()
             return original(taken)
 
-        grid.push_messages = push  # type: ignore[method-assign, assignment]
+        grid.push_messages = push  # type: ignore[method-assign]
         run = tiny.run(RING, 4, on=grid, work=WORK, fold_late=True, eval_every=2, start={"timeout": 0.05})
         assert run.column("present") == [[0, 1, 2, 3], [0, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
         asked = [number for kind, rank, number in grid.asked if rank == 1 and kind == "train"]
