@@ -45,7 +45,8 @@ def run(config: Config) -> int:
         try:
             with _stopped_by_signals(stop), progress.make(config.progress, console) as view:
                 _simulate(config, server_app.make_app(config, folder, view, stop))
-        except (AllWorkersFailedError, RosterError, ValueError) as error:
+        except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
+            stop.set()  # where the engine has failed, the ServerApp still waits for its workers
             status = _ended(console, f"error: {error} (details in {folder.log})", 1)
         except (RunStoppedError, KeyboardInterrupt):
             status = _ended(console, f"interrupted; to go on: python run_sim.py resume={path}", INTERRUPTED)

@@ -106,10 +106,13 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     strategy = assembled.build(config, options, wall_clock=wall_clock, held_out_loss=evaluation.held_out_loss)
     view.start(config.rounds, config.workers)
     said = {"wall_clock": wall_clock, "warm": config.worker.warm, "timeout_seconds": config.worker.timeout}
-    strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
-    summary = _summary(config, last or folder.metrics[-1], strategy.state)
-    folder.write_summary(summary)
-    tracker.close(summary)
+    summary = None
+    try:
+        strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
+        summary = _summary(config, last or folder.metrics[-1], strategy.state)
+        folder.write_summary(summary)
+    finally:
+        tracker.close(summary)
     return summary
 
 

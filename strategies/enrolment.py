@@ -8,7 +8,7 @@ from flwr.supercore import log
 
 from clients.messages import RosterEntry, TrainInstructions
 from strategies import roster as rosters
-from strategies.exchange import Exchange
+from strategies.exchange import Exchange, RunStoppedError
 from strategies.roster import Roster, RosterError
 
 _SETTLE_SECONDS = 0.1
@@ -41,6 +41,8 @@ class Enrolment:
         ------
         RosterError
             If too few nodes are there in time, none answers, or the ranks do not fit together.
+        RunStoppedError
+            If the run is asked to stop.
         """
         nodes = self._wait_for_nodes(num_workers, timeout)
         self._asked = set(nodes)
@@ -111,7 +113,8 @@ class Enrolment:
                 wanted = "any worker" if num_workers is None else f"{num_workers} workers"
                 raise RosterError(f"waited {timeout:g} s for {wanted}; {len(nodes)} connected: start more SuperNodes")
             before = nodes
-            time.sleep(_SETTLE_SECONDS)
+            if self._exchange.stop.wait(_SETTLE_SECONDS):
+                raise RunStoppedError("the run was stopped")
 
 
 def _failed(reply: Message) -> bool:
