@@ -1,0 +1,77 @@
+"""Child processes of a test, and all that they start, by a mark in their environment."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_MARK = "ECHELON_TEST"
+
+
+class Family:
+    """Processes of one test: started here, or by those; ended by their ids."""
+
+    def __init__(self, **variables: str) -> None:
+        self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        name, _, value = self._mark.partition("=")
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", name: value, **variables}
+
+    def start(self, *command: str) -> "subprocess.Popen[str]":
+        """Start a command in the repository's root, in a session of its own."""
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        process = self.start(*command)
+        said, complained = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, said, complained)
+
+    def alive(self) -> dict[int, str]:
+        """Return the command lines of all that still runs, by process id."""
+        found: dict[int, str] = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has ended meanwhile
+                continue
+        return {pid: command for pid, command in found.items() if command}
+
+    def end(self) -> None:
+        """End all that still runs."""
+        for pid in self.alive():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> None:
+    """Wait until something is true.
+
+    Raises
+    ------
+    TimeoutError
+        If it does not become true in time.
+    """
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:g} s in vain")
+        time.sleep(0.1)
