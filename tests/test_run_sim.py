@@ -1,12 +1,15 @@
 """The command a user types: exit statuses, one-line errors, the run folder."""
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 import run_sim
 from conf import cli
+from tests.processes import Family, wait_for
 
 QUICK = ["engine=inline", "progress=none", "rounds=2", "eval_every=1", "checkpoint_every=1"]
 
@@ -63,3 +66,20 @@ def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, capsys: pytest.Ca
         return [json.loads(line)["train_loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     assert losses(broken) == losses(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_can_go_on(number: signal.Signals, tmp_path: Path) -> None:
+    folder, family = tmp_path / "run", Family()
+    arguments = ["engine=inline", f"run_dir={folder}", "rounds=100000", "checkpoint_every=1", "progress=none"]
+    process = family.start(sys.executable, "run_sim.py", *arguments)
+    metrics = folder / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
+    process.send_signal(number)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    assert said.splitlines() == [f"interrupted; to go on: python run_sim.py resume={folder}", str(folder)]
+    reached = len([json.loads(line) for line in metrics.read_text().splitlines()])
+    assert not family.alive()
+    assert cli.main(run_sim.run, [f"resume={folder}", f"rounds={reached + 1}", "progress=none"]) == 0
+    assert json.loads((folder / "summary.json").read_text())["rounds"] == reached + 1

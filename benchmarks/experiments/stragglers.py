@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.experiments import measures
 from benchmarks.experiments.runner import Runs, arguments, print_table, spread, sweep
+from reports.run_folder import RunFolder
 
 TASKS = {
     "digits": ["task=digits", "model=mlp", "batch_size=64", "minibatch_size=8", "rounds=120", "learning_rate=0.05"],
@@ -54,18 +55,21 @@ def _compare(title: str, options: Namespace, place: str, keys: list[str]) -> Non
     rows = []
     for mixing in MIXINGS:
         pair = {work: runs[f"{place}/{mixing}/{work}"] for work in WORKS}
-        rows += [_row(f"{mixing}, {work}", pair[work], pair["blocking"]) for work in WORKS]
-    rows += [_row(name, runs[f"{place}/{name}"], runs[f"{place}/all_reduce/blocking"]) for name in OTHERS]
+        rows.append(_row(f"{mixing}, blocking", pair["blocking"], pair["non_blocking"], pair["blocking"]))
+        rows.append(_row(f"{mixing}, non_blocking", pair["non_blocking"], pair["blocking"], pair["blocking"]))
+    synchronous = runs[f"{place}/all_reduce/blocking"]
+    rows += [_row(name, runs[f"{place}/{name}"], synchronous, synchronous) for name in OTHERS]
     print_table(
         ("strategy", "seconds to the pair's common loss", "speed-up", "final accuracy %", "worst worker %", "idle %"),
         rows,
     )
 
 
-def _row(name: str, runs: list, blocking: list) -> list[str]:  # type: ignore[type-arg]
+def _row(name: str, runs: list[RunFolder], partner: list[RunFolder], blocking: list[RunFolder]) -> list[str]:
+    """Return the row of ``runs``; they and ``partner`` both reach the loss to which time is taken."""
     times, ratios = [], []
-    for run, base in zip(runs, blocking, strict=True):
-        level = measures.common_loss((run, base))
+    for run, other, base in zip(runs, partner, blocking, strict=True):
+        level = measures.common_loss((run, other))
         times.append(measures.seconds_to(run, level))
         ratios.append(measures.seconds_to(base, level) / times[-1])
     return [
