@@ -43,7 +43,7 @@ def main(overrides: list[str]) -> int:
                 config = f"rank={rank} num-partitions={len(SPEEDS)} samples-per-second={speed}"
                 deployment.start_node(name, config)
                 say(f"{name} started: {config}")
-            following = deployment.run(" ".join([*SETTINGS, *overrides, f"run_dir={run_dir}"]))
+            following = deployment.run(overrides=" ".join([*SETTINGS, *overrides, f"run_dir={run_dir}"]))
             say("run submitted with flwr run; the first messages start the trainer processes")
             for record in _rounds(run_dir / "metrics.jsonl", following):
                 say(_told(record))

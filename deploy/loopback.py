@@ -100,9 +100,9 @@ class Loopback:
         quicker = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
         return self._start(name, "flower-supernode", *where, *trust, *own, **quicker)
 
-    def run(self, overrides: str) -> subprocess.Popen[bytes]:
-        """Submit a run with ``flwr run``; the process follows it and ends with it."""
-        settings = f'overrides="{overrides}"'
+    def run(self, **config: str) -> subprocess.Popen[bytes]:
+        """Submit a run with ``flwr run`` and this run configuration; the process follows it and ends with it."""
+        settings = " ".join(f'{name}="{value}"' for name, value in config.items())
         return self._flwr("run", "run", self.app, CONNECTION, "--run-config", settings, "--stream")
 
     def log(self, name: str) -> str:
