@@ -109,6 +109,10 @@ class Loopback:
         """Return what a process has written."""
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
+    def is_running(self, name: str) -> bool:
+        """Say whether a process was started and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
+
     def kill(self, name: str) -> None:
         """End a process at once (SIGKILL), as a power cut would."""
         process = self._processes.pop(name)

@@ -34,12 +34,19 @@ def start(deployment: Loopback, *names: str) -> None:
         deployment.start_node(name, f"rank={rank} num-partitions={len(NODES)} samples-per-second={256 >> rank}")
 
 
+def is_back(deployment: Loopback, name: str, metrics: Path) -> bool:
+    """Say whether a killed node takes part again; it is refused until the SuperLink knows that it was gone."""
+    if not deployment.is_running(name):
+        start(deployment, name)
+    return bool(lines(metrics)[-1]["present"] == list(range(len(NODES))))
+
+
 def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None:
-    """An exception, NaN, a wrong shape, and a worker that hangs; see ``faulty/faulty_client.py``."""
+    """An exception, NaN, a wrong shape, and a worker that hangs (``faulty/faulty_client.py``); trainers end with their nodes."""
     out = folder / "rounds.jsonl"
     with Loopback(folder, Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
@@ -47,12 +54,15 @@ def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None
         deployment.run(out=str(out))
         wait_for(lambda: any(record["present"] == [0, 1, 2] for record in lines(out)[5:]), 300)
         rounds = lines(out)
+        pids = trainers(str(folder))
+        assert len(pids) == 3, "one trainer process per SuperNode"
+    wait_for(lambda: not any(warm_process.birth(pid) for pid in pids), 20)
     assert rounds[1]["present"] == [1, 2]
     assert rounds[2]["present"] == [0, 2]
     assert rounds[3]["present"] == [0, 1]
     assert rounds[4]["present"] == [1, 2], "worker 0 hangs: the round ends at its deadline and grace"
     assert [record["rejected"] for record in rounds[:5]] == [0, 1, 1, 1, 0]
-    assert 40 < rounds[4]["wall_seconds"] - rounds[3]["wall_seconds"] < 60
+    assert 25 < rounds[4]["wall_seconds"] - rounds[3]["wall_seconds"] < 45
     assert all(record["present"] == [1, 2] for record in rounds[5:-1]), "it is not asked before it has answered"
 
 
@@ -86,8 +96,7 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
         assert without["present"], "the others go on"
         assert without["wall_seconds"] - before < FLOWER_GIVES_UP / 2, "the round ends at budget and grace"
 
-        start(deployment, NODES[2])
-        wait_for(lambda: lines(metrics)[-1]["present"] == [0, 1, 2], 120)
+        wait_for(lambda: is_back(deployment, NODES[2], metrics), 150)
 
         deployment.kill("superlink")
         deployment.start_superlink()
@@ -103,19 +112,6 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
     rounds = [record["round"] for record in lines(metrics)]
     assert rounds == list(range(1, len(rounds) + 1)), "nothing is there twice"
     assert len(rounds) == reached + 3
-
-
-def test_trainers_end_with_their_supernodes(folder: Path) -> None:
-    """And the deployment that did the work above leaves no process of its own."""
-    with Loopback(folder, Path(__file__).parent / "faulty") as deployment:
-        deployment.register(*NODES)
-        start(deployment, *NODES)
-        following = deployment.run(out=str(folder / "rounds.jsonl"))
-        wait_for(lambda: len(lines(folder / "rounds.jsonl")) >= 1, 150)
-        pids = trainers(str(folder))
-        assert len(pids) == 3, "one trainer process per SuperNode"
-        following.terminate()
-    wait_for(lambda: not any(warm_process.birth(pid) for pid in pids), 20)
 
 
 def trainers(mark: str) -> list[int]:

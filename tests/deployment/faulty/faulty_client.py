@@ -6,7 +6,7 @@ from flwr.app import Array, ArrayRecord
 
 from clients import make_client_app
 
-SECONDS = 75.0
+SECONDS = 45.0
 
 
 def load_data(rank, num_workers):

@@ -25,7 +25,7 @@ def main(grid, context):
         "complete",
         work=NonBlocking(batch_size=4, minibatch_size=2, trigger="deadline", deadline=1.0),
         num_workers=3,
-        grace_seconds=40.0,
+        grace_seconds=25.0,
         on_round=[tell],
     )
     arrays = ArrayRecord(faulty_model.build_model().state_dict())
