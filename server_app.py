@@ -1,5 +1,6 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -18,6 +19,7 @@ from assembly import strategy as assembled
 from assembly.evaluation import Evaluation
 from assembly.plan import held_out, make_plan
 from assembly.task import build_model, load_task
+from clients import warm_process
 from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, preflight, to_yaml
 from reports import figures, progress, tracking
 from reports.progress import Progress
@@ -30,6 +32,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the ``overrides`` of ``flwr run`` ask for."""
+    if isinstance(grid, HttpGrid):  # which would try to reach a SuperLink that has died for ever
+        warm_process.end_with(os.getppid(), warm_process.birth(os.getppid()))
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
     _check_resumed(config)

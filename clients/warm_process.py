@@ -6,10 +6,14 @@ import signal
 import stat
 import subprocess
 import tempfile
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc/self/stat")
+_WATCH_SECONDS = 1.0
 
 
 def birth(pid: int) -> str | None:
@@ -30,6 +34,18 @@ def end(pid: int, born: str) -> None:
     if birth(pid) == born:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def end_with(pid: int, born: str | None, last: Callable[[], None] = lambda: None) -> None:
+    """End this process, whatever it is doing, when another one has ended; ``last`` is called before."""
+
+    def watch() -> None:
+        while birth(pid) == born:
+            time.sleep(_WATCH_SECONDS)
+        last()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def private_folder(pid: int) -> Path:

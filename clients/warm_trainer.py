@@ -6,17 +6,14 @@ its SuperNode is gone, when nobody has asked it anything for a while, or when it
 
 import importlib
 import json
-import os
 import shutil
 import socket
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, Self, TextIO
 
 from flwr.app import Context, RecordDict
@@ -27,7 +24,6 @@ from clients import warm_channel, warm_process
 _IDLE_SECONDS = 900.0
 # A client process that does not take its answer is dead or stuck.
 _TALK_SECONDS = 60.0
-_WATCH_SECONDS = 1.0
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
 
@@ -90,18 +86,11 @@ def _load(app: str) -> Answer:
     return answer
 
 
-def _watch(settings: Settings) -> None:
-    """End this process when its SuperNode has ended, whatever it is doing."""
-    while warm_process.birth(settings.parent) == settings.parent_born:
-        time.sleep(_WATCH_SECONDS)
-    shutil.rmtree(settings.folder, ignore_errors=True)
-    os._exit(0)
-
-
 def main() -> None:
     """Serve as told on standard input."""
     settings = Settings.from_json(sys.stdin)
-    threading.Thread(target=_watch, args=(settings,), daemon=True).start()
+    sweep = partial(shutil.rmtree, settings.folder, ignore_errors=True)
+    warm_process.end_with(settings.parent, settings.parent_born, sweep)
     with socket.socket(fileno=settings.listener) as listener:
         serve(listener, bytes.fromhex(settings.key), settings.app)
 

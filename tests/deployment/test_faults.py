@@ -46,7 +46,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None:
-    """An exception, NaN, a wrong shape, and a worker that hangs (``faulty/faulty_client.py``); trainers end with their nodes."""
+    """An exception, NaN, a wrong shape, a worker that hangs (``faulty_client.py``); trainers end with their nodes."""
     out = folder / "rounds.jsonl"
     with Loopback(folder, Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
@@ -54,7 +54,7 @@ def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None
         deployment.run(out=str(out))
         wait_for(lambda: any(record["present"] == [0, 1, 2] for record in lines(out)[5:]), 300)
         rounds = lines(out)
-        pids = trainers(str(folder))
+        pids = processes(str(folder), "clients.warm_trainer")
         assert len(pids) == 3, "one trainer process per SuperNode"
     wait_for(lambda: not any(warm_process.birth(pid) for pid in pids), 20)
     assert rounds[1]["present"] == [1, 2]
@@ -99,6 +99,7 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
         wait_for(lambda: is_back(deployment, NODES[2], metrics), 150)
 
         deployment.kill("superlink")
+        wait_for(lambda: not processes(str(folder), "flwr-serverapp"), 30)
         deployment.start_superlink()
         reached = len(lines(metrics))
         said = " ".join([*overrides, f"rounds={reached + 3}", f"resume={run_dir}"])
@@ -114,14 +115,14 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
     assert len(rounds) == reached + 3
 
 
-def trainers(mark: str) -> list[int]:
-    """Return the trainer processes whose Flower home lies in a folder."""
+def processes(mark: str, command: str) -> list[int]:
+    """Return the processes of a command whose Flower home lies in a folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            environment, command = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
+            environment, line = (process / "environ").read_bytes(), (process / "cmdline").read_bytes()
         except OSError:
             continue
-        if mark.encode() in environment and b"clients.warm_trainer" in command:
+        if mark.encode() in environment and command.encode() in line:
             found.append(int(process.name))
     return found

@@ -1,0 +1,90 @@
+"""What a round costs beyond computing on real processes, warm and cold, beside Flower's own FedAvg.
+
+    python -m benchmarks.deployment [--rounds 8]
+
+A SuperLink and three SuperNodes on this machine (TLS, registered keys) run three apps one after the other: all_reduce
+with warm workers, the same with ``worker.warm=false``, and Flower's FedAvg through ``send_and_receive``
+(``benchmarks/flower_fedavg``). Each round trains the small convolutional network for four batches of 32 digits on every
+node. The overhead is the round's time less the slowest worker's computing; the first round, which starts the trainers,
+stands apart. Ends with status 1 if warm is more than half of Flower's.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+
+from rich.console import Console
+from rich.table import Table
+
+from deploy.loopback import Loopback
+
+LIMIT = 0.5
+NODES = 3
+WORK = (
+    *(f"workers={NODES}", "strategy=all_reduce", "model=cnn", "partitioner=iid", "work=full_batch", "local_steps=4"),
+    *("batch_size=32", "minibatch_size=32", "learning_rate=0.05", "eval_every=1000", "checkpoint_every=0"),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=8)
+    rounds = parser.parse_args().rounds
+    table = Table(
+        "app", "first round, s", "computing, s", "overhead, s", "least", "most", title=f"{rounds} rounds each"
+    )
+    overheads = {}
+    with tempfile.TemporaryDirectory(prefix="echelon-") as name:
+        folder = Path(name)
+        with Loopback(folder) as deployment:
+            nodes = [f"supernode-{rank}" for rank in range(NODES)]
+            deployment.register(*nodes)
+            for rank, node in enumerate(nodes):
+                deployment.start_node(node, f"rank={rank} num-partitions={NODES}")
+            for app in ("all_reduce, warm", "all_reduce, cold", "Flower's FedAvg"):
+                marks = run(deployment, folder, app, rounds)
+                first, *rest = costs(marks)
+                computing = median(mark["compute"] for mark in marks[1:])
+                overheads[app] = median(rest)
+                row = (first, computing, overheads[app], min(rest), max(rest))
+                table.add_row(app, *(f"{seconds:.2f}" for seconds in row))
+    Console(width=110).print(table)
+    ratio = overheads["all_reduce, warm"] / overheads["Flower's FedAvg"]
+    print(f"warm / Flower's FedAvg: {ratio:.2f} of the overhead, limit {LIMIT}")
+    return int(ratio > LIMIT)
+
+
+def run(deployment: Loopback, folder: Path, app: str, rounds: int) -> list[dict[str, float]]:
+    """Run an app to its end; return when each round ended and how long its slowest worker computed."""
+    if app.startswith("Flower"):
+        file = folder / "fedavg.jsonl"
+        deployment.app = Path(__file__).resolve().parent / "flower_fedavg"
+        following = deployment.run(rounds=str(rounds), out=str(file))
+    else:
+        file = folder / app.replace(", ", "-") / "metrics.jsonl"
+        warm = str(app.endswith("warm")).lower()
+        given = [*WORK, f"rounds={rounds}", f"worker.warm={warm}", f"run_dir={file.parent}"]
+        following = deployment.run(overrides=" ".join(given))
+    following.wait()
+    if not file.exists():
+        raise SystemExit(deployment.log("run"))
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    assert len(records) == rounds, f"{app} ended after {len(records)} of {rounds} rounds: {deployment.log('run')}"
+    return [{"end": record["wall_seconds"], "compute": slowest(record["compute_seconds"])} for record in records]
+
+
+def slowest(seconds: float | list[float]) -> float:
+    return max(seconds) if isinstance(seconds, list) else seconds
+
+
+def costs(marks: list[dict[str, float]]) -> list[float]:
+    """Return each round's time less computing."""
+    starts = [0.0, *(mark["end"] for mark in marks)]
+    return [mark["end"] - start - mark["compute"] for start, mark in zip(starts, marks, strict=False)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
