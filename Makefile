@@ -49,7 +49,7 @@ clean:  ## Remove the environment, caches and build products; runs stay
 $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt -e .
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt -e .
 	@touch $(READY)
 
 # Made anew only where there is none that works: an environment of another Python must not be written over.
