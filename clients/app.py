@@ -16,6 +16,7 @@ from flwr.clientapp.typing import Mod
 
 from clients import warm as trainers
 from clients.messages import CONFIG, ROSTER_QUERY, TrainInstructions
+from clients.packing import PACKED, pack, unpack
 from clients.warm_channel import Request
 
 if TYPE_CHECKING:
@@ -114,18 +115,20 @@ def make_client_app(
             )
     options = {"device": device, "fleet": fleet} | ({} if loss is None else {"loss": loss})
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
-    return WorkerApp(partial(_answer, find), mods=mods, warm=warm)
+    # A mod sees the model as Flower's own clients have it, array by array.
+    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, warm=warm)
 
 
 def _answer(
-    find: "Callable[[Context], Worker]", message_type: str, content: RecordDict, context: Context
+    find: "Callable[[Context], Worker]", message_type: str, content: RecordDict, context: Context, *, packs: bool
 ) -> RecordDict:
     worker, rank = find(context), rank_of(context)
     if message_type == "train":
-        return worker.train(rank, content)
+        reply = worker.train(rank, unpack(content))
+        return pack(reply) if PACKED in content else reply
     if message_type == "evaluate":
-        return worker.evaluate(rank, content)
-    return worker.roster(rank, TrainInstructions.from_config(content.config_records[CONFIG]))
+        return worker.evaluate(rank, unpack(content))
+    return worker.roster(rank, TrainInstructions.from_config(content.config_records[CONFIG]), packs)
 
 
 def rank_of(context: Context) -> int:

@@ -114,7 +114,7 @@ class RosterEntry:
     """What a worker says of itself in the handshake.
 
     ``seconds_per_minibatch`` is measured on real devices and known in simulation; NaN says that it is not known.
-    ``bandwidth`` is in bytes per second.
+    ``bandwidth`` is in bytes per second. ``packs`` says that it understands packed arrays (see ``clients.packing``).
     """
 
     rank: int
@@ -124,12 +124,13 @@ class RosterEntry:
     latency_seconds: float = 0.0
     bandwidth: float = math.inf
     device: str = ""
+    packs: bool = False
 
     def to_content(self) -> RecordDict:
         """Return the content of the handshake's reply."""
         values = asdict(self)
-        device = values.pop("device")
-        return RecordDict({METRICS: MetricRecord(values), CONFIG: ConfigRecord({"device": device})})
+        said = ConfigRecord({name: values.pop(name) for name in ("device", "packs")})
+        return RecordDict({METRICS: MetricRecord(values), CONFIG: said})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Self:
@@ -143,7 +144,8 @@ class RosterEntry:
                 or (name in ("rank", "num_examples") and not isinstance(value, int))
             ):
                 raise ValueError(f"{name} must be a number that is not below 0; got {value}")
-        return cls(device=str(content.config_records[CONFIG]["device"]), **values)
+        said = content.config_records[CONFIG]
+        return cls(device=str(said["device"]), packs=bool(said.get("packs", False)), **values)
 
 
 def as_ndarray(array: Array) -> NDArray[Any]:

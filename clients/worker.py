@@ -72,14 +72,15 @@ class Worker:
         if rank not in self._data:
             self._data[rank] = as_indexed(load())
 
-    def roster(self, rank: int, instructions: TrainInstructions) -> RecordDict:
+    def roster(self, rank: int, instructions: TrainInstructions, packs: bool = False) -> RecordDict:
         """Answer the handshake: rank, samples and speed (known in simulation, measured on a real device)."""
         samples = len(self._data[rank])
         fleet = self._simulated(instructions)
         if fleet is None:
             per_sample = self._calibrate(rank, instructions)
             per_minibatch = per_sample * instructions.minibatch_size
-            return RosterEntry(rank, samples, 1 / per_sample, per_minibatch, device=self.device).to_content()
+            entry = RosterEntry(rank, samples, 1 / per_sample, per_minibatch, device=self.device, packs=packs)
+            return entry.to_content()
         device = fleet.device(rank)
         per_minibatch = instructions.minibatch_size / device.samples_per_second
         return RosterEntry(
@@ -90,6 +91,7 @@ class Worker:
             device.latency_seconds,
             device.bandwidth,
             self.device,
+            packs,
         ).to_content()
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:

@@ -50,7 +50,9 @@ class Enrolment:
         failures: list[str] = []
         for reply in self._exchange.run([self._question(node) for node in nodes], timeout):
             node = self._exchange.node_of(reply)
-            answers[node] = rosters.read_answer(reply)
+            answers[node] = entry = rosters.read_answer(reply)
+            if entry is not None and entry.packs:
+                self._exchange.pack_for(node)
             if _failed(reply):
                 failures.append(self._ask_again(reply))
         if len(failures) == len(nodes):
@@ -86,6 +88,8 @@ class Enrolment:
         else:
             self._exchange.forget(nodes[entry.rank])
         nodes[entry.rank] = node
+        if entry.packs:
+            self._exchange.pack_for(node)
 
     def _ask_again(self, reply: Message) -> str:
         """Let a node that failed to answer be asked again in the next round; return why it failed."""

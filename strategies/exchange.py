@@ -10,6 +10,9 @@ from threading import Event
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.superlink.grid import HttpGrid
+
+from clients.packing import pack
 
 _SHORTEST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.1
@@ -41,6 +44,7 @@ class Exchange:
         self._asked: dict[str, int] = {}
         self._current: set[str] = set()
         self._kept: list[Message] = []
+        self._packing: set[int] = set()
 
     @property
     def busy_nodes(self) -> set[int]:
@@ -50,6 +54,11 @@ class Exchange:
     def forget(self, node_id: int) -> None:
         """Stop waiting for a node that is gone."""
         self._outstanding = {mid: node for mid, node in self._outstanding.items() if node != node_id}
+
+    def pack_for(self, node_id: int) -> None:
+        """Send a node all arrays of a message in one, where they would be moved one by one: not in a simulation."""
+        if isinstance(self.grid, HttpGrid):
+            self._packing.add(node_id)
 
     def keep(self, reply: Message) -> None:
         """Put a late reply back until the next :meth:`collect_late`."""
@@ -155,6 +164,8 @@ class Exchange:
 
     def _push(self, message: Message) -> None:
         """Push a message, unless Flower does not know its node any more (it gives no id then)."""
+        if message.metadata.dst_node_id in self._packing:
+            message.content = pack(message.content)
         for message_id in self.grid.push_messages([message]):
             self._outstanding[message_id] = self._asked[message_id] = message.metadata.dst_node_id
             self._current.add(message_id)

@@ -8,6 +8,7 @@ from flwr.app import Message
 from numpy.typing import NDArray
 
 from clients.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
+from clients.packing import unpack
 from strategies.layout import Layout, Row
 
 # No round takes thirty years; sums of such times stay finite.
@@ -88,7 +89,7 @@ def read(message: Message, layout: Layout, target_samples: int, shard_size: int 
     if message.has_error():
         raise RejectedReplyError(f"error {message.error.code}: {_short(message.error.reason)}")
     try:
-        content = message.content
+        content = unpack(message.content)
         report = TrainReport.from_metrics(content.metric_records[METRICS])
         if "samples" not in content.metric_records[METRICS]:  # a foreign client does as it is told, and does not say so
             report = replace(report, samples=target_samples)

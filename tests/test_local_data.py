@@ -62,7 +62,7 @@ def test_only_rows_and_numbers_leave_a_worker(momentum: float, tmp_path: Path) -
     assert len(grid.heard) == len(queries) + len(trained)
     for reply in queries:
         assert set(reply.content) == {"metrics", "config"}
-        assert set(reply.content.config_records["config"]) == {"device"}
+        assert set(reply.content.config_records["config"]) == {"device", "packs"}
     names = {"arrays", "metrics"} | ({"momentum"} if momentum else set())
     model = {name: tensor.shape for name, tensor in client_app.build_model(config).state_dict().items()}
     for reply in trained:

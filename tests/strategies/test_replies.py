@@ -16,14 +16,14 @@ from clients.messages import ARRAYS, METRICS, MOMENTUM, TrainReport
 from strategies.layout import Layout
 from strategies.replies import RejectedReplyError, read
 
-MODEL = {
+MODEL: dict[str, np.ndarray[Any, Any]] = {
     "weight": np.arange(6, dtype=np.float32).reshape(2, 3),
     "bias": np.zeros(2, np.float32),
     "num_batches_tracked": np.array(3, np.int64),
 }
 LAYOUT = Layout(ArrayRecord({name: Array(value) for name, value in MODEL.items()}))
 TARGET, SHARD = 64, 100
-SOUND = {"num-examples": SHARD, "samples": 64, "minibatches": 2, "train_loss": 0.5, "seconds": 1.5}
+SOUND: dict[str, Any] = {"num-examples": SHARD, "samples": 64, "minibatches": 2, "train_loss": 0.5, "seconds": 1.5}
 
 numbers = st.one_of(
     st.floats(), st.integers(-(2**63), 2**63 - 1), st.sampled_from([0, SHARD, TARGET, -1, 0.0, math.nan, math.inf])
