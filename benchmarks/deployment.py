@@ -1,12 +1,12 @@
 """What a round costs beyond computing on real processes, warm and cold, beside Flower's own FedAvg.
 
-    python -m benchmarks.deployment [--rounds 8]
+    python -m benchmarks.deployment [--rounds 8] [--model resnet18]
 
 A SuperLink and three SuperNodes on this machine (TLS, registered keys) run three apps one after the other: all_reduce
 with warm workers, the same with ``worker.warm=false``, and Flower's FedAvg through ``send_and_receive``
-(``benchmarks/flower_fedavg``). Each round trains the small convolutional network for four batches of 32 digits on every
-node. The overhead is the round's time less the slowest worker's computing; the first round, which starts the trainers,
-stands apart. Ends with status 1 if warm is more than half of Flower's.
+(``benchmarks/flower_fedavg``). Each round trains the model for four batches of 32 digits on every node. The overhead is
+the round's time less the slowest worker's computing; the first round, which starts the trainers, stands apart. Ends
+with status 1 if warm is more than half of Flower's.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from deploy.loopback import Loopback
 LIMIT = 0.5
 NODES = 3
 WORK = (
-    *(f"workers={NODES}", "strategy=all_reduce", "model=cnn", "partitioner=iid", "work=full_batch", "local_steps=4"),
+    *(f"workers={NODES}", "strategy=all_reduce", "partitioner=iid", "work=full_batch", "local_steps=4"),
     *("batch_size=32", "minibatch_size=32", "learning_rate=0.05", "eval_every=1000", "checkpoint_every=0"),
 )
 
@@ -32,9 +32,16 @@ WORK = (
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=8)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--model", default="cnn")
+    arguments = parser.parse_args()
     table = Table(
-        "app", "first round, s", "computing, s", "overhead, s", "least", "most", title=f"{rounds} rounds each"
+        "app",
+        "first round, s",
+        "computing, s",
+        "overhead, s",
+        "least",
+        "most",
+        title=f"{arguments.model}, {arguments.rounds} rounds",
     )
     overheads = {}
     with tempfile.TemporaryDirectory(prefix="echelon-") as name:
@@ -45,7 +52,7 @@ def main() -> int:
             for rank, node in enumerate(nodes):
                 deployment.start_node(node, f"rank={rank} num-partitions={NODES}")
             for app in ("all_reduce, warm", "all_reduce, cold", "Flower's FedAvg"):
-                marks = run(deployment, folder, app, rounds)
+                marks = run(deployment, folder, app, arguments.rounds, arguments.model)
                 first, *rest = costs(marks)
                 computing = median(mark["compute"] for mark in marks[1:])
                 overheads[app] = median(rest)
@@ -57,16 +64,16 @@ def main() -> int:
     return int(ratio > LIMIT)
 
 
-def run(deployment: Loopback, folder: Path, app: str, rounds: int) -> list[dict[str, float]]:
+def run(deployment: Loopback, folder: Path, app: str, rounds: int, model: str) -> list[dict[str, float]]:
     """Run an app to its end; return when each round ended and how long its slowest worker computed."""
     if app.startswith("Flower"):
         file = folder / "fedavg.jsonl"
         deployment.app = Path(__file__).resolve().parent / "flower_fedavg"
-        following = deployment.run(rounds=str(rounds), out=str(file))
+        following = deployment.run(rounds=str(rounds), model=model, out=str(file))
     else:
         file = folder / app.replace(", ", "-") / "metrics.jsonl"
         warm = str(app.endswith("warm")).lower()
-        given = [*WORK, f"rounds={rounds}", f"worker.warm={warm}", f"run_dir={file.parent}"]
+        given = [*WORK, f"rounds={rounds}", f"model={model}", f"worker.warm={warm}", f"run_dir={file.parent}"]
         following = deployment.run(overrides=" ".join(given))
     following.wait()
     if not file.exists():

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from tasks import load
 from tasks.base import Shape
-from tasks.models import cnn
+from tasks.models import build_model
 
 BATCHES, BATCH = 4, 32
 
@@ -21,7 +21,7 @@ def train(message: Message, context: Context) -> Message:
     """Take four steps on this node's part of digits."""
     rank, workers = int(context.node_config["rank"]), int(context.node_config["num-partitions"])
     data = load("digits").train
-    model = cnn.build(Shape((1, 8, 8), 10))
+    model = build_model(str(context.run_config["model"]), Shape((1, 8, 8), 10))
     model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
     optimizer = torch.optim.SGD(
         model.parameters(), lr=float(str(message.content.config_records["config"]["lr"])), momentum=0.9

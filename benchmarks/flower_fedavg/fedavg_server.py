@@ -9,7 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
 from tasks.base import Shape
-from tasks.models import cnn
+from tasks.models import build_model
 
 app = ServerApp()
 
@@ -31,7 +31,7 @@ def main(grid: Grid, context: Context) -> None:
                 file.write(json.dumps(line) + "\n")
 
     strategy = FedAvg(fraction_evaluate=0.0, min_train_nodes=3, min_available_nodes=3, train_metrics_aggr_fn=slowest)
-    arrays = ArrayRecord(cnn.build(Shape((1, 8, 8), 10)).state_dict())
+    arrays = ArrayRecord(build_model(str(context.run_config["model"]), Shape((1, 8, 8), 10)).state_dict())
     began = time.monotonic()
     rounds = int(str(context.run_config["rounds"]))
     strategy.start(grid, arrays, rounds, train_config=ConfigRecord({"lr": 0.05}), evaluate_fn=tell)
