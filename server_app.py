@@ -1,6 +1,5 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -32,8 +31,8 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the ``overrides`` of ``flwr run`` ask for."""
-    if isinstance(grid, HttpGrid):  # which would try to reach a SuperLink that has died for ever
-        warm_process.end_with(os.getppid(), warm_process.birth(os.getppid()))
+    if isinstance(grid, HttpGrid):
+        warm_process.end_with_parent()
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
     _check_resumed(config)

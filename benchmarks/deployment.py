@@ -25,7 +25,14 @@ LIMIT = 0.5
 NODES = 3
 WORK = (
     *(f"workers={NODES}", "strategy=all_reduce", "partitioner=iid", "work=full_batch", "local_steps=4"),
-    *("batch_size=32", "minibatch_size=32", "learning_rate=0.05", "momentum=0", "eval_every=1000", "checkpoint_every=0"),
+    *(
+        "batch_size=32",
+        "minibatch_size=32",
+        "learning_rate=0.05",
+        "momentum=0",
+        "eval_every=1000",
+        "checkpoint_every=0",
+    ),
 )
 
 

@@ -15,6 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from clients import warm as trainers
+from clients import warm_process
 from clients.messages import CONFIG, ROSTER_QUERY, TrainInstructions
 from clients.packing import PACKED, pack, unpack
 from clients.warm_channel import Request
@@ -55,8 +56,11 @@ class WorkerApp(ClientApp):
         self.evaluate()(self._reply)
 
     def _reply(self, message: Message, context: Context) -> Message:
+        deployed = trainers.available()
+        if deployed:
+            warm_process.end_with_parent()
         instructions = TrainInstructions.from_config(message.content.config_records.get(CONFIG, ConfigRecord()))
-        if self._warm is not None and instructions.warm and trainers.available():
+        if self._warm is not None and instructions.warm and deployed:
             stateless = Context(context.run_id, context.node_id, context.node_config, RecordDict(), context.run_config)
             request = Request(message.metadata.message_type, message.content, stateless)
             content = trainers.ask(self._warm, request, instructions.patience_seconds(message.metadata.message_type))

@@ -48,6 +48,12 @@ def end_with(pid: int, born: str | None, last: Callable[[], None] = lambda: None
     threading.Thread(target=watch, daemon=True).start()
 
 
+def end_with_parent() -> None:
+    """End this process with the one that started it; Flower's would for ever try to reach one that has died."""
+    parent = os.getppid()
+    end_with(parent, birth(parent))
+
+
 def private_folder(pid: int) -> Path:
     """Return a folder for what belongs to a process, which nobody but this user can enter; sweep those of dead ones.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from clients import warm_process
 from deploy.credentials import make_node_key
 from deploy.loopback import Loopback
 from tests.processes import wait_for
@@ -54,9 +53,8 @@ def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None
         deployment.run(out=str(out))
         wait_for(lambda: any(record["present"] == [0, 1, 2] for record in lines(out)[5:]), 300)
         rounds = lines(out)
-        pids = processes(str(folder), "clients.warm_trainer")
-        assert len(pids) == 3, "one trainer process per SuperNode"
-    wait_for(lambda: not any(warm_process.birth(pid) for pid in pids), 20)
+        assert len(processes(str(folder), "clients.warm_trainer")) == 3, "one trainer process per SuperNode"
+    wait_for(lambda: not processes(str(folder)), 20)
     assert rounds[1]["present"] == [1, 2]
     assert rounds[2]["present"] == [0, 2]
     assert rounds[3]["present"] == [0, 1]
@@ -110,13 +108,14 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
         summary = run_dir / "summary.json"
         assert summary.exists(), deployment.log("run")
         assert json.loads(summary.read_text())["rounds"] == reached + 3
+    wait_for(lambda: not processes(str(folder)), 20)
     rounds = [record["round"] for record in lines(metrics)]
     assert rounds == list(range(1, len(rounds) + 1)), "nothing is there twice"
     assert len(rounds) == reached + 3
 
 
-def processes(mark: str, command: str) -> list[int]:
-    """Return the processes of a command whose Flower home lies in a folder."""
+def processes(mark: str, command: str = "") -> list[int]:
+    """Return the processes of a deployment (their Flower home lies in its folder) that run a command."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

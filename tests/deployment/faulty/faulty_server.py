@@ -7,6 +7,7 @@ import faulty_model
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
 
+from clients import warm_process
 from strategies import DPSGD, NonBlocking
 
 app = ServerApp()
@@ -14,6 +15,7 @@ app = ServerApp()
 
 @app.main()
 def main(grid, context):
+    warm_process.end_with_parent()
     out = Path(context.run_config["out"])
 
     def tell(record, state):
