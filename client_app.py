@@ -39,11 +39,11 @@ def make_app(config: "Config") -> WorkerApp:
 def load_data(config: "Config", context: Context) -> Any:
     """Return what a worker can reach: the pooled data, or with ``partitioner=local`` its own.
 
-    Own data lies where the node's configuration says (``data``), or at ``task.root`` with ``{rank}`` filled in.
+    It lies where the node's configuration says (``data``, with ``{rank}`` filled in), or at ``task.root``.
     """
     from assembly.task import TaskData, load_task
 
-    root = str(context.node_config.get("data", config.task.root or "")).format(rank=rank_of(context)) or None
+    root = str(context.node_config.get("data", config.task.root or "")).replace("{rank}", str(rank_of(context))) or None
     return TaskData(load_task(config, root))
 
 

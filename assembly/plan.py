@@ -61,6 +61,11 @@ def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: 
         with view.stage("Measuring the partition"):
             report = quality.report(parts, labels, ratios.tolist(), features)
             plans.save(folder, parts, labels, ratios.tolist(), report.to_json())
+    empty = [rank for rank, part in enumerate(parts) if not len(part)]
+    if empty:
+        raise ValueError(
+            f"worker {empty[0]} gets none of the {len(pool)} samples: raise its share (partitioner.ratios)"
+        )
     return Plan([pool[part] for part in parts], batch_ratios)
 
 

@@ -145,6 +145,11 @@ class RosterEntry:
             ):
                 raise ValueError(f"{name} must be a number that is not below 0; got {value}")
         said = content.config_records[CONFIG]
+        for name in ("samples_per_second", "seconds_per_minibatch", "bandwidth"):
+            if values.get(name) == 0 or (name != "bandwidth" and values.get(name) == math.inf):
+                raise ValueError(f"{name} must be above 0 and, but for bandwidth, finite; got {values[name]}")
+        if not values.get("latency_seconds", 0.0) < math.inf:
+            raise ValueError(f"latency_seconds must be finite; got {values['latency_seconds']}")
         return cls(device=str(said["device"]), packs=bool(said.get("packs", False)), **values)
 
 

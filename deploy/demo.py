@@ -72,7 +72,8 @@ def _rounds(file: Path, following: subprocess.Popen[bytes]) -> Iterator[dict[str
 
 def _told(record: dict[str, Any]) -> str:
     done = ", ".join("-" if count is None else str(count) for count in record["minibatches"])
-    text = f"round {record['round']}: {record['seconds']:.1f} s, of which {record['budget_seconds']:.2f} s to compute"
+    computing = max(seconds for seconds in record["compute_seconds"] if seconds is not None)
+    text = f"round {record['round']}: {record['seconds']:.1f} s, of which {computing:.2f} s computing"
     accuracy = record.get("consensus_accuracy")
     return f"{text}; mini-batches {done}" + ("" if accuracy is None else f"; accuracy {accuracy:.3f}")
 

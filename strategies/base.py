@@ -180,9 +180,9 @@ class PerWorkerStrategy(Strategy):
             self.prepare(grid, arrays, config)
         if arrays:
             self.adopt(arrays)
-        self.orders = Orders.make(server_round, self.work, self.state, self.plan)
-        self.downlink_bytes = 0
         self.asked = self._free_ranks()
+        self.orders = Orders.make(server_round, self.work, self.state, self.plan, self.asked)
+        self.downlink_bytes = 0
         return (self._train_message(rank, config) for rank in self.asked)
 
     def aggregate_train(
@@ -211,7 +211,8 @@ class PerWorkerStrategy(Strategy):
         account(received.replies, self.orders, self.state, self.work.minibatch_size, self.work.ema)
         self.observe_losses(received.replies)
         mixed = slice(self.layout.num_parameters)
-        updated = weighed(received.replies, self.factors(received.replies), self.state, mixed)
+        factors = self.factors(received.replies)
+        updated = weighed(received.replies, factors, self.state, mixed, self.intake.norm_limit)
         mixing = self.round_mixing(self.orders.server_round, present)
         drift = self.combine(updated, mixing)
         record = self._record(received, silent, mixing) | {"mean_drift": drift}

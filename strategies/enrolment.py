@@ -32,6 +32,7 @@ class Enrolment:
         self._instructions = instructions
         self._config = config
         self._asked: set[int] = set()
+        self._known: set[int] = set()
         self.roster = Roster([], [])
 
     def enrol(self, num_workers: int | None, timeout: float) -> Roster:
@@ -51,6 +52,8 @@ class Enrolment:
         for reply in self._exchange.run([self._question(node) for node in nodes], timeout):
             node = self._exchange.node_of(reply)
             answers[node] = entry = rosters.read_answer(reply)
+            if entry is not None:
+                self._known.add(node)
             if entry is not None and entry.packs:
                 self._exchange.pack_for(node)
             if _failed(reply):
@@ -79,7 +82,10 @@ class Enrolment:
             log(WARNING, "Node %s has no rank of this run and is left out", node)
             return
         nodes = self.roster.node_ids
-        if node not in nodes and nodes[entry.rank] in self._exchange.grid.get_node_ids():
+        holder = nodes[entry.rank]
+        # A node that was silent in the handshake was given a rank that was left: it may have to leave it again.
+        lasting = node not in nodes or holder in self._known
+        if holder != node and lasting and holder in self._exchange.grid.get_node_ids():
             log(WARNING, "Node %s claims rank %s, whose node is connected; it is asked again later", node, entry.rank)
             self._asked.discard(node)
             return
@@ -88,6 +94,7 @@ class Enrolment:
         else:
             self._exchange.forget(nodes[entry.rank])
         nodes[entry.rank] = node
+        self._known.add(node)
         if entry.packs:
             self._exchange.pack_for(node)
 

@@ -163,9 +163,16 @@ def account(replies: Mapping[int, Reply], orders: Orders, state: ServerState, mi
 
 
 def weighed(
-    replies: Mapping[int, Reply], factors: NDArray[np.float64], state: ServerState, mixed: slice
+    replies: Mapping[int, Reply],
+    factors: NDArray[np.float64],
+    state: ServerState,
+    mixed: slice,
+    norm_limit: NormLimit | None,
 ) -> dict[int, Row]:
-    """Return the workers' new rows with their local updates scaled: x + k (y - x) on the mixed columns."""
+    """Return the workers' new rows with their local updates scaled: x + k (y - x) on the mixed columns.
+
+    The counts that make k above 1 are the worker's own account: with a ``norm_limit`` they do not carry it beyond.
+    """
     updated: dict[int, Row] = {}
     for factor, (rank, reply) in zip(factors, replies.items(), strict=True):
         row = reply.row
@@ -173,6 +180,9 @@ def weighed(
             continue
         if factor != 1.0:
             old = state.rows[rank, mixed]
-            row[mixed] = old + np.float32(factor) * (row[mixed] - old)
+            update = row[mixed] - old
+            if norm_limit is not None and factor > 1:
+                factor = norm_limit.cap(factor, update)
+            row[mixed] = old + np.float32(factor) * update
         updated[rank] = row
     return updated

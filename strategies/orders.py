@@ -1,5 +1,6 @@
 """A round's orders: how much every worker is to compute, and the message that says so."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,11 +35,16 @@ class Orders:
     budget_seconds: float
 
     @classmethod
-    def make(cls, server_round: int, work: WorkPolicy, state: ServerState, plan: Plan) -> "Orders":
-        """Ask the work policy for a round's orders."""
+    def make(
+        cls, server_round: int, work: WorkPolicy, state: ServerState, plan: Plan, asked: Iterable[int] | None = None
+    ) -> "Orders":
+        """Ask the work policy for a round's orders; only workers that are asked (by default all) make its trigger."""
         sizes = batch_sizes(work.batch_size, len(state.rows), plan.batch_ratios)
         target = work.target_samples(sizes, state.left_in_batch)
-        return cls(server_round, sizes, target, work.budget(state.seconds_per_minibatch, target))
+        seconds = state.seconds_per_minibatch
+        if asked is not None:
+            seconds = np.where(np.isin(np.arange(len(seconds)), list(asked)), seconds, np.nan)
+        return cls(server_round, sizes, target, work.budget(seconds, target))
 
     def target_minibatches(self, rank: int, work: WorkPolicy) -> int:
         """Return the mini-batches of a worker's target: those of its whole batches, or of what is left of one."""

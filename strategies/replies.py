@@ -55,6 +55,11 @@ class NormLimit:
         if factor < 1:
             new[:] = old + update * factor
 
+    def cap(self, factor: float, update: Row) -> float:
+        """Return the weight of an update, no more than keeps the weighed update within the limit."""
+        norm = float(np.linalg.norm(update))
+        return min(factor, self.value / norm) if norm > 0 else factor
+
     def apply_to_momentum(self, momentum: Row, learning_rate: float) -> None:
         """Enforce the limit, in place, on the step that a momentum buffer makes; raises as :meth:`apply`."""
         momentum *= self._factor("momentum", learning_rate * float(np.linalg.norm(momentum)))
