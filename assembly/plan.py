@@ -13,7 +13,9 @@ from assembly.fleet import make_fleet
 from conf import Config, groups
 from partitioners import plan as plans
 from partitioners import quality
-from reports.progress import Progress
+from reports.figures import style
+from reports.progress import Advance, Progress
+from reports.run_folder import RunFolder
 from strategies import Plan, Roster
 from tasks import Task
 
@@ -55,12 +57,13 @@ def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: 
     else:
         with view.stage("Computing features"):
             features = compared_features(config, task)[pool]
-        with view.stage(f"Partitioning {len(pool)} samples ({config.partitioner.name})"):
-            partitioner = _partitioner(config, task, pool)
+        with view.stage(f"Partitioning {len(pool)} samples ({config.partitioner.name})") as advance:
+            partitioner = _partitioner(config, task, pool, advance)
             parts = partitioner(labels, ratios.tolist(), rng(config.seed, "partition"), features)
         with view.stage("Measuring the partition"):
             report = quality.report(parts, labels, ratios.tolist(), features)
             plans.save(folder, parts, labels, ratios.tolist(), report.to_json())
+            style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
     empty = [rank for rank, part in enumerate(parts) if not len(part)]
     if empty:
         raise ValueError(
@@ -86,7 +89,7 @@ def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:
     return np.ones(config.workers)
 
 
-def _partitioner(config: Config, task: Task, pool: Indices) -> partitioners.Partitioner:
+def _partitioner(config: Config, task: Task, pool: Indices, advance: Advance) -> partitioners.Partitioner:
     chosen = config.partitioner
     options: dict[str, Any] = {}
     match chosen:
@@ -99,6 +102,7 @@ def _partitioner(config: Config, task: Task, pool: Indices) -> partitioners.Part
                 "lam": chosen.lam,
                 "max_kernel_bytes": chosen.max_kernel_bytes,
                 "jobs": chosen.jobs,
+                "progress": advance,
             }
         case groups.Dirichlet():
             options = {"alpha": chosen.alpha}

@@ -1,7 +1,7 @@
 """RCD: shards that each represent the whole class, by greedy submodular maximisation."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -46,8 +46,8 @@ class SubmodularPartitioner:
     jobs : int, optional
         Classes handled at once, in threads (the work releases the GIL).  None: as many as processors and
         `max_kernel_bytes` allow.  The result does not depend on it.
-    progress : bool
-        Show a progress bar.
+    progress : bool or callable
+        Show a progress bar, or call ``progress(classes done, classes)``.
 
     References
     ----------
@@ -61,7 +61,7 @@ class SubmodularPartitioner:
     kernel: Literal["gaussian", "cosine"] = "gaussian"
     max_kernel_bytes: int = 1 << 30
     jobs: int | None = None
-    progress: bool = False
+    progress: bool | Callable[[int, int], None] = False
 
     def __post_init__(self) -> None:
         for key, allowed in (
@@ -129,7 +129,15 @@ class SubmodularPartitioner:
         # One BLAS thread: how a product is split among threads may decide its last bits, and so ties.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(jobs, len(members))) as pool:
             done = pool.map(task, members, table)
-            return list(track(done, "Partitioning classes", len(members), transient=True, disable=not self.progress))
+            if not callable(self.progress):
+                return list(
+                    track(done, "Partitioning classes", len(members), transient=True, disable=not self.progress)
+                )
+            owners: list[IntArray] = []
+            for owner in done:
+                owners.append(owner)
+                self.progress(len(owners), len(members))
+            return owners
 
     def _divide(
         self, members: IntArray, quota: IntArray, rows: npt.NDArray[np.generic], shares: FloatArray

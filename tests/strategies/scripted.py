@@ -21,6 +21,7 @@ class Script:
     fault: Callable[[int, TrainInstructions], str | None] = lambda rank, instructions: None
     away: Callable[[int, TrainInstructions], float] = lambda rank, instructions: 0.0
     share: Callable[[int, TrainInstructions], float] = lambda rank, instructions: 1.0
+    loss: Callable[[int, TrainInstructions], float] = lambda rank, instructions: float(rank)
     asked: list[tuple[int, TrainInstructions, float]] = field(default_factory=list)
 
 
@@ -52,7 +53,9 @@ def app(script: Script) -> ClientApp:
                 x = float("nan")
         done = int(instructions.target_samples * script.share(rank, instructions))
         minibatches = -(-done // instructions.minibatch_size)
-        report = TrainReport(100, done, minibatches, float(rank), script.seconds(rank, instructions))
+        report = TrainReport(
+            100, done, minibatches, script.loss(rank, instructions), script.seconds(rank, instructions)
+        )
         content = RecordDict({ARRAYS: model(x + (script.centres[rank] - x) / 2), METRICS: report.to_metrics()})
         return Message(content, reply_to=message)
 
