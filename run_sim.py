@@ -9,12 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
 
 from flwr.app import Context, RecordDict
-from flwr.serverapp import ServerApp
 from rich.console import Console
 
 import client_app
@@ -24,8 +23,8 @@ from conf import Config, ConfigError, cli, groups
 from engines import ray
 from engines.inline import InlineGrid
 from reports import noise, progress
-from reports.run_folder import RunFolderError
-from strategies import AllWorkersFailedError, RosterError, RunStoppedError
+from reports.run_folder import RunFolder, RunFolderError
+from strategies import AllWorkersFailedError, RosterError, RunStoppedError, checkpoint
 from strategies.checkpoint import CheckpointError
 
 INTERRUPTED = 130
@@ -44,22 +43,25 @@ def run(config: Config) -> int:
     with noise.to_log(folder.log) as console:
         try:
             with _stopped_by_signals(stop), progress.make(config.progress, console) as view:
-                _simulate(config, server_app.make_app(config, folder, view, stop))
+                _simulate(config, folder, view, stop)
         except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
             stop.set()  # where the engine has failed, the ServerApp still waits for its workers
             status = _ended(console, f"error: {error} (details in {folder.log})", 1)
         except (RunStoppedError, KeyboardInterrupt):
-            status = _ended(console, f"interrupted; to go on: python run_sim.py resume={path}", INTERRUPTED)
+            status = _ended(console, f"interrupted; {_way_on(path)}", INTERRUPTED)
     print(path.resolve())
     return status
 
 
-def _simulate(config: Config, made: ServerApp) -> None:
-    clients = client_app.make_app(config)
-    if isinstance(config.engine, groups.Ray):
-        engine = config.engine
-        ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus)
+def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: Event) -> None:
+    clients, engine = client_app.make_app(config), config.engine
+    if isinstance(engine, groups.Ray):
+        with ExitStack() as starting:
+            starting.enter_context(view.stage("Starting Ray"))
+            made = server_app.make_app(config, folder, view, stop, starting.close)
+            ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus)
     else:
+        made = server_app.make_app(config, folder, view, stop)
         grid = InlineGrid(clients, config.workers)
         made(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
 
@@ -81,10 +83,16 @@ def _stopped_by_signals(stop: Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _way_on(path: Path) -> str:
+    if checkpoint.exists(path / "checkpoint"):
+        return f"to go on: python run_sim.py resume={path}"
+    return "there is no checkpoint to go on from"
+
+
 def _ended(console: Console, line: str, status: int) -> int:
     console.print(line, style="bold red", soft_wrap=True, markup=False, highlight=False)
     return status
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run))
+    sys.exit(cli.main(run, check=check))

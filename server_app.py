@@ -1,9 +1,9 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -15,15 +15,28 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import HttpGrid
 
 from assembly import strategy as assembled
+from assembly.checks import check
 from assembly.evaluation import Evaluation
 from assembly.plan import held_out, make_plan
 from assembly.task import build_model, load_task
 from clients import warm_process
-from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, preflight, to_yaml
+from conf import (
+    Config,
+    ConfigError,
+    compose,
+    config_hash,
+    from_yaml,
+    groups,
+    parse_overrides,
+    preflight,
+    saved_yaml,
+    to_yaml,
+)
 from reports import figures, progress, tracking
 from reports.progress import Progress
 from reports.run_folder import RunFolder
-from strategies import Options, ServerState, checkpoint
+from strategies import Options, PerWorkerStrategy, Plan, Roster, RunStoppedError, ServerState, checkpoint
+from strategies.evaluation import evaluate_models
 
 app = ServerApp()
 
@@ -35,6 +48,7 @@ def main(grid: Grid, context: Context) -> None:
         warm_process.end_with_parent()
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
+    check(config, deployed=isinstance(grid, HttpGrid))
     _check_resumed(config)
     path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     with progress.make("none" if config.progress == "none" else "plain") as view:
@@ -53,7 +67,7 @@ def _check_resumed(config: Config) -> None:
     """
     if config.resume is None:
         return
-    saved = from_yaml((Path(config.resume) / "config.yaml").read_text(encoding="utf-8"))
+    saved = from_yaml(saved_yaml(config.resume))
     if config_hash(replace(saved, rounds=config.rounds)) != config_hash(config):
         raise ConfigError(
             f"resume={config.resume} must come with the overrides of the earlier run, which the workers get; "
@@ -61,22 +75,34 @@ def _check_resumed(config: Config) -> None:
         )
 
 
-def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> ServerApp:
-    """Return the ServerApp of a configuration whose run folder and view are there already."""
+def make_app(
+    config: Config, folder: RunFolder, view: Progress, stop: Event, started: Callable[[], None] = lambda: None
+) -> ServerApp:
+    """Return the ServerApp of a configuration whose run folder and view are there already; it says when it starts."""
     made = ServerApp()
 
     @made.main()
     def run_config(grid: Grid, context: Context) -> None:
+        started()
         show(folder, view, run(config, grid, folder, view, stop))
 
     return made
 
 
 def open_folder(config: Config, path: Path) -> RunFolder:
-    """Make the run's folder, or open the one to go on in."""
+    """Make the run's folder, or open the one to go on in.
+
+    Raises
+    ------
+    ConfigError
+        If the run to go on with has more rounds than are asked for.
+    """
     if config.resume is None:
         return RunFolder.create(path, to_yaml(config))
-    return RunFolder.resume(path, checkpoint.load(path / "checkpoint").round)
+    reached = checkpoint.load(path / "checkpoint").round
+    if config.rounds < reached:
+        raise ConfigError(f"rounds must be at least {reached}, which {path} has reached; got {config.rounds}")
+    return RunFolder.resume(path, reached, to_yaml(replace(config, resume=None, run_dir=str(path))))
 
 
 def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Event | None = None) -> dict[str, Any]:
@@ -96,13 +122,14 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         tracker.log(record)
         view.round(record)
 
-    callbacks: list[Callable[[dict[str, Any], ServerState], None]] = [report]
-    if config.checkpoint_every:
-        saving = checkpoint.every(config.checkpoint_every, folder.path / "checkpoint", config.checkpoint_keep)
-        callbacks.append(saving)
-    options = Options(
-        on_round=callbacks, plan=partial(make_plan, config, task, folder.path, view), stop=stop or Event()
-    )
+    waiting = ExitStack()
+
+    def plan(roster: Roster) -> Plan:
+        waiting.close()
+        return make_plan(config, task, folder.path, view, roster)
+
+    saver = _saver(config, folder)
+    options = Options(on_round=[report, saver], plan=plan, stop=stop or Event())
     if config.resume is not None:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
@@ -111,9 +138,14 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     said = {"wall_clock": wall_clock, "warm": config.worker.warm, "timeout_seconds": config.worker.timeout}
     summary = None
     try:
-        strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
-        summary = _summary(config, last or folder.metrics[-1], strategy.state)
+        with waiting:
+            waiting.enter_context(view.stage(f"Waiting for {config.workers} workers"))
+            strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
+        summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
         folder.write_summary(summary)
+    except RunStoppedError:
+        saver.stopped()
+        raise
     finally:
         tracker.close(summary)
     return summary
@@ -124,6 +156,25 @@ def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
     with view.stage("Drawing figures"):
         figures.write(RunFolder.open(folder.path))
     view.finish(summary)
+
+
+def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
+    return checkpoint.Saver(
+        folder.path / "checkpoint",
+        config.checkpoint_every,
+        config.rounds,
+        config.checkpoint_keep,
+        folder.sync_metrics,
+        copies=isinstance(config.strategy, groups.FedBuff),
+    )
+
+
+def _last_record(folder: RunFolder, strategy: PerWorkerStrategy, evaluation: Evaluation) -> dict[str, Any]:
+    """Return the record of the round that a resumed run with nothing left to do had reached, evaluated."""
+    record = folder.metrics[-1]
+    if "worker_accuracy" in record:
+        return record
+    return folder.amend_last(evaluate_models(evaluation, strategy.state.round, strategy.state.rows, strategy.layout)[1])
 
 
 def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
         ``static``; ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
         ``legacy_alternating`` (see there; exempt from the check).
     rotate : int
-        Copies of a rotation.
+        Copies of a rotation; ``g0_rotating`` has its three.
     seed : int
         The run's root seed.
     **params
@@ -150,6 +150,8 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
     if name == "g0_rotating":
         if kind not in ("static", "rotation"):
             raise ValueError(f"topology.schedule of g0_rotating must be static or rotation; got {kind!r}")
+        if rotate != len(g0_copies()):
+            raise ValueError(f"topology.rotate of g0_rotating must be {len(g0_copies())}; got {rotate}")
         build("g0", n, **params)
         return Cycle(g0_copies())
     graph = build(name, n, seed=seed, **params)

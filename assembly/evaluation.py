@@ -21,11 +21,9 @@ class Evaluation:
     """
 
     def __init__(self, config: Config, model: torch.nn.Module, test: tasks.Split, held_out: tasks.Split) -> None:
-        device = config.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = device
-        self._model = model.to(device)
+        # In a deployment `device=cuda` is meant for the workers; the server may have none.
+        self._device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        self._model = model.to(self._device)
         self._test = test
         self._held_out = held_out
 

@@ -1,7 +1,7 @@
 """The configuration of a run: YAML groups, their schema, and what turns overrides into a checked :class:`Config`."""
 
 from conf.errors import ConfigError
-from conf.loading import compose, config_hash, from_yaml, recompose, to_yaml
+from conf.loading import compose, config_hash, from_yaml, recompose, saved_yaml, to_yaml
 from conf.overrides import parse_overrides
 from conf.preflight import preflight
 from conf.schema import Config
@@ -16,6 +16,7 @@ __all__ = [
     "parse_overrides",
     "preflight",
     "recompose",
+    "saved_yaml",
     "to_yaml",
     "validate",
 ]

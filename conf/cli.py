@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import NoReturn
 
 from conf.errors import ConfigError
-from conf.loading import compose, recompose, to_yaml
+from conf.loading import compose, recompose, saved_yaml, to_yaml
 from conf.overrides import expand
 from conf.preflight import preflight
 from conf.reference import explain
 from conf.schema import Config
 
 _USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
+_INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: whoever stops a run of a sweep does not want the next one
 _EXAMPLES = """Examples:
   python run_sim.py                                             the default run
   python run_sim.py strategy=matcha strategy.communication_budget=0.3 rounds=50
@@ -27,7 +28,11 @@ _EXAMPLES = """Examples:
   python run_sim.py resume=runs/2025-01-31/12-00-00 rounds=200  go on with an earlier run"""
 
 
-def main(run: Callable[[Config], int | None], argv: Sequence[str] | None = None) -> int:
+def main(
+    run: Callable[[Config], int | None],
+    argv: Sequence[str] | None = None,
+    check: Callable[[Config], None] | None = None,
+) -> int:
     """Run what the command line asks for.
 
     Parameters
@@ -36,6 +41,8 @@ def main(run: Callable[[Config], int | None], argv: Sequence[str] | None = None)
         Does one run, whose ``run_dir`` is set, and returns its exit status; None stands for 0.
     argv : sequence of str, optional
         Arguments; those of the process by default.
+    check : callable, optional
+        Checks one run of a sweep, on data too, before the first one starts; a single run does so itself.
 
     Returns
     -------
@@ -55,6 +62,8 @@ def main(run: Callable[[Config], int | None], argv: Sequence[str] | None = None)
             return 0
         for config in configs:
             preflight(config)
+            if check is not None and options.multirun:
+                check(config)
         return _run_all(run, sweep, _placed(configs, datetime.now(), options.multirun))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -79,12 +88,7 @@ def _compose(overrides: Sequence[str]) -> Config:
     config = compose(overrides)
     if config.resume is None:
         return config
-    saved = Path(config.resume) / "config.yaml"
-    try:
-        text = saved.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"resume must be the folder of an earlier run; found no {saved}") from error
-    return recompose(text, [*overrides, "run_dir=null"])
+    return recompose(saved_yaml(config.resume), [*overrides, "run_dir=null"])
 
 
 def _placed(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Config]:
@@ -116,4 +120,6 @@ def _run_all(run: Callable[[Config], int | None], sweep: Sequence[Sequence[str]]
         if len(configs) > 1:
             print(f"run {number} of {len(configs)}: {' '.join(overrides)}", flush=True)
         status = max(status, run(config) or 0)
+        if status in _INTERRUPTED:
+            break
     return status

@@ -165,6 +165,11 @@ class ALDSGD(DPSGD, Matcha):
     degree: Literal["base", "active"] = key("degrees in the round's graph, or among the edges that are active")
 
 
+def is_matcha(strategy: Strategy) -> bool:
+    """Return whether MATCHA's matchings decide who averages, be it under leaders."""
+    return strategy.base == "matcha" if isinstance(strategy, ALDSGD) else isinstance(strategy, Matcha)
+
+
 @schema
 class Topology:
     """Who is a neighbour of whom."""

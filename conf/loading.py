@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
+from conf import groups
 from conf.errors import ConfigError
 from conf.overrides import ROOT, check, choices_of, value_of, wrong_type
 from conf.schema import CHOICES, Config, entries
@@ -20,6 +22,10 @@ from conf.validation import validate
 
 # Where a run is kept, watched and restarted does not make it another run.
 _NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "worker")
+
+# The saved state stands for these: the samples, who holds which of them, the draws, and the shape of a row.
+_KEPT = ("seed", "workers", "task", "model", "partitioner")
+_NOT_KEPT = ("task.root", "task.download")  # data may be moved
 
 
 def _store_schema() -> None:
@@ -70,7 +76,7 @@ def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
     text : str
         The YAML of the earlier run.
     overrides : sequence of str
-        As for :func:`compose`; the groups' choices must stay.
+        As for :func:`compose`; the groups' choices must stay, and so must what the saved state depends on.
 
     Raises
     ------
@@ -91,7 +97,24 @@ def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
                 OmegaConf.update(node, name, value)
             except OmegaConfBaseException as error:
                 raise ConfigError(wrong_type(override, made)) from error
-    return _checked(node, made)
+    changed = _checked(node, made)
+    _check_kept(config, changed)
+    return changed
+
+
+def saved_yaml(folder: str) -> str:
+    """Return the YAML of the run in a folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    path = Path(folder) / "config.yaml"
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"resume must be the folder of an earlier run; found no {path}") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -125,6 +148,26 @@ def config_hash(config: Config) -> str:
     values = {name: value for name, value in asdict(config).items() if name not in _NOT_HASHED}
     del values["task"]["root"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _check_kept(saved: Config, config: Config) -> None:
+    before, now = _kept(saved), _kept(config)
+    signals = [c.strategy.signal for c in (saved, config) if isinstance(c.strategy, groups.ALDSGD)]
+    if "held_out" in signals:  # the held-out batch is in nobody's shard
+        before["strategy.signal"], now["strategy.signal"] = signals
+    for name in before:
+        if now[name] != before[name]:
+            shown, wanted = ("null" if value is None else value for value in (before[name], now[name]))
+            raise ConfigError(f"{name} must stay {shown} in a resumed run; got {wanted}")
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        if name in _KEPT:
+            entries_of = value.items() if isinstance(value, dict) else ()
+            values |= {f"{name}.{key}": entry for key, entry in entries_of} or {name: value}
+    return {name: value for name, value in values.items() if name not in _NOT_KEPT}
 
 
 def _checked(node: Any, choices: Mapping[str, str]) -> Config:

@@ -17,6 +17,7 @@ def preflight(config: Config) -> None:
         Naming the first key whose file, folder or package is missing, or a graph that is not connected.
     """
     _check_paths(config)
+    _check_home(config.task.root)
     if config.tracking != "none" and find_spec(config.tracking) is None:
         raise ConfigError(f"tracking={config.tracking} needs a package: pip install 'flwr-echelon[{config.tracking}]'")
     if isinstance(config.strategy, groups.Decentralised):
@@ -24,25 +25,42 @@ def preflight(config: Config) -> None:
 
 
 def _check_paths(config: Config) -> None:
-    paths = {"resume": config.resume}
+    folders = {"resume": config.resume}
+    files: dict[str, str] = {}
     if isinstance(config.partitioner, groups.File):
-        paths["partitioner.path"] = config.partitioner.path
+        files["partitioner.path"] = config.partitioner.path
     if isinstance(config.partitioner, groups.Submodular):
-        paths["partitioner.model_path"] = config.partitioner.model_path
+        folders["partitioner.model_path"] = config.partitioner.model_path
     if isinstance(config.fleet, groups.Trace):
-        paths["fleet.path"] = config.fleet.path
-    for name, path in paths.items():
-        if path is not None and not Path(path).exists():
+        files["fleet.path"] = config.fleet.path
+    for name, path in {**folders, **files}.items():
+        if path is None:
+            continue
+        if not Path(path).exists():
             raise ConfigError(f"{name} must be there; found no {path}")
+        if Path(path).is_dir() != (name in folders):
+            raise ConfigError(f"{name} must be a {'folder' if name in folders else 'file'}; got {path}")
+
+
+def _check_home(root: str | None) -> None:
+    try:
+        Path(root or "").expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"task.root must lie in a home folder that there is; got {root}") from error
 
 
 def _check_graph(config: Config) -> None:
-    from algorithms.topology import schedule  # networkx takes half a second that most importers of conf need not spend
+    # networkx takes half a second that most importers of conf need not spend.
+    from algorithms.connectivity import require_connected
+    from algorithms.topology import schedule
 
     options = dict(vars(config.topology))
     name, kind, rotate = (options.pop(key) for key in ("name", "schedule", "rotate"))
     try:
-        schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **options)
+        made = schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **options)
+        if groups.is_matcha(config.strategy):
+            for index in range(made.period or 0):
+                require_connected(made.graph(index), "MATCHA's graph of every round", "add edges between them")
     except ValueError as error:
         subject = "" if str(error).startswith("topology") else f"topology={name}: "
         raise ConfigError(f"{subject}{error}") from error

@@ -23,7 +23,8 @@ python run_sim.py strategy=matcha rounds=50                     # the same withi
 python run_sim.py --multirun strategy=d_psgd,matcha seed=0,1,2  # one run after the other, for every combination
 python run_sim.py strategy=matcha --cfg job                     # print the configuration, run nothing
 python run_sim.py strategy=matcha --help                        # explain the keys that these choices have
-flwr run . local --run-config 'overrides="strategy=matcha rounds=50"'
+flwr run . local --stream --run-config 'overrides="strategy=matcha rounds=50"' \\
+  --federation-config "num-supernodes=8 client-resources-num-cpus=1"
 ```
 
 Values follow [Hydra's grammar](https://hydra.cc/docs/advanced/override_grammar/basic/): lists are written `[1,2]`, no
@@ -32,7 +33,8 @@ out of range, and choices that do not go together end in one line that names the
 with exit status 2, before anything starts. With `--multirun` all combinations are checked before the first one starts.
 
 `resume=<run folder>` takes the configuration from that folder; overrides change its keys (`rounds=200`), not its
-groups.
+groups, nor what the saved state depends on: `seed`, `workers`, and the keys of `task` (`task.root` and `task.download`
+apart), `model` and `partitioner`. The folder's `config.yaml` is rewritten.
 
 This page is written by `python -m conf.reference > docs/configuration.md`; a test keeps it true.
 """

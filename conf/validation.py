@@ -47,12 +47,13 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
 
 def _check_value(name: str, declared: Key, value: Any) -> None:
     if value is None:
+        if declared.choices:  # OmegaConf knows such a list-or-word only as Any, which takes null
+            raise ConfigError(f"{name} must be one of {_words(declared)}; got null")
         return
     numbers = value if isinstance(value, list) else [value]
     if declared.choices and not isinstance(value, list):
         if value not in declared.choices:
-            words = ", ".join(declared.choices) + (" or a list of numbers" if declared.within else "")
-            raise ConfigError(f"{name} must be one of {words}; got {value}")
+            raise ConfigError(f"{name} must be one of {_words(declared)}; got {value}")
     elif declared.within is not None:
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | float):
@@ -62,6 +63,10 @@ def _check_value(name: str, declared: Key, value: Any) -> None:
             if number not in declared.within:
                 verb = "be" if math.isinf(declared.within.high) else "lie"
                 raise ConfigError(f"{name} must {verb} {declared.within}; got {number}")
+
+
+def _words(declared: Key) -> str:
+    return ", ".join(declared.choices) + (" or a list of numbers" if declared.within else "")
 
 
 def _check_sizes(config: Config) -> None:
@@ -119,10 +124,7 @@ def _check_topology(config: Config) -> None:
     topology, workers = config.topology, config.workers
     if topology.name in ("g0", "g0_rotating") and workers != 8:
         raise ConfigError(f"topology={topology.name} needs workers=8; got {workers} (try topology=ring)")
-    if topology.name == "g0_rotating" and topology.schedule not in ("static", "rotation"):
-        raise ConfigError(
-            f"topology.schedule must be static or rotation for topology=g0_rotating; got {topology.schedule}"
-        )
+    _check_schedule(config)
     if isinstance(topology, groups.Regular):
         if topology.degree >= workers:
             raise ConfigError(f"topology.degree must be below workers={workers}; got {topology.degree}")
@@ -132,3 +134,21 @@ def _check_topology(config: Config) -> None:
         for edge in topology.edges:
             if len(edge) != 2 or edge[0] == edge[1] or not all(0 <= rank < workers for rank in edge):
                 raise ConfigError(f"topology.edges must be pairs of different ranks in 0..{workers - 1}; got {edge}")
+
+
+def _check_schedule(config: Config) -> None:
+    topology = config.topology
+    if topology.name == "g0_rotating":
+        if topology.schedule != "rotation":
+            raise ConfigError(
+                f"topology.schedule must be rotation for topology=g0_rotating; got {topology.schedule} "
+                f"(try topology=g0 topology.schedule={topology.schedule})"
+            )
+        if topology.rotate != 3:
+            raise ConfigError(
+                f"topology.rotate must be 3 for topology=g0_rotating, the papers' copies; got {topology.rotate} "
+                f"(try topology=g0 topology.schedule=rotation topology.rotate={topology.rotate})"
+            )
+    if groups.is_matcha(config.strategy) and topology.schedule not in ("static", "rotation"):
+        key = "strategy.base" if isinstance(config.strategy, groups.ALDSGD) else "strategy"
+        raise ConfigError(f"topology.schedule must be static or rotation for {key}=matcha; got {topology.schedule}")

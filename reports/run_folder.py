@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -67,7 +68,7 @@ class RunFolder:
         return folder
 
     @classmethod
-    def resume(cls, path: str | Path, after_round: int) -> Self:
+    def resume(cls, path: str | Path, after_round: int, config_yaml: str) -> Self:
         """Open a run folder to go on writing after a round: later records and the summary are removed.
 
         Parameters
@@ -76,6 +77,8 @@ class RunFolder:
             The folder of a run that was broken off, or that shall have more rounds.
         after_round : int
             The round of the checkpoint from which the run goes on; 0 starts over.
+        config_yaml : str
+            The configuration under which it goes on.
 
         Raises
         ------
@@ -86,10 +89,10 @@ class RunFolder:
         kept = [record for record in folder.metrics if record["round"] <= after_round]
         if after_round and (not kept or kept[-1]["round"] != after_round):
             raise RunFolderError(f"{path}: metrics.jsonl does not reach round {after_round} of the checkpoint")
-        replacement = folder._metrics_file.with_suffix(".tmp")
-        replacement.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        replacement.replace(folder._metrics_file)
+        # The summary goes first: it would call the run finished under a configuration that is no longer its own.
         (folder.path / "summary.json").unlink(missing_ok=True)
+        folder._replace("config.yaml", config_yaml)
+        folder._write_metrics(kept)
         return cls(folder.path)
 
     @classmethod
@@ -124,6 +127,18 @@ class RunFolder:
         # One write of one whole line: a reader, or a kill, meets whole lines only.
         with self._metrics_file.open("a", encoding="utf-8") as file:
             file.write(_line(record))
+
+    def amend_last(self, fields: Mapping[str, Any]) -> Record:
+        """Add fields to the record of the last round; return that record."""
+        *before, last = RunFolder(self.path).metrics
+        last |= _plain(fields)
+        self._write_metrics([*before, last])
+        return last
+
+    def sync_metrics(self) -> None:
+        """Wait until all records are on the disk: a checkpoint that outlives them could not be resumed from."""
+        with self._metrics_file.open("rb") as file:
+            os.fsync(file.fileno())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, which marks the run as finished."""
@@ -189,10 +204,19 @@ class RunFolder:
         return folder
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        file = self.path / name
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(file)
+        self._replace(name, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+    def _write_metrics(self, records: Iterable[Record]) -> None:
+        self._replace(self._metrics_file.name, "".join(map(_line, records)))
+
+    def _replace(self, name: str, text: str) -> None:
+        """Write a file so that a kill, or a power cut, leaves the old one or the new one."""
+        temporary = (self.path / name).with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path / name)
 
     def _read_json(self, name: str) -> Record | None:
         file = self.path / name

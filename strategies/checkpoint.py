@@ -9,6 +9,7 @@ import io
 import os
 import re
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import fields
 from logging import WARNING
 from pathlib import Path
@@ -38,6 +39,8 @@ def save(state: ServerState, folder: Path, keep: int = 3) -> Path:
     np.savez(buffer, **_arrays(state))
     content = buffer.getbuffer()
     path = folder / f"round-{state.round:08d}-{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    for stale in folder.glob("round-*.tmp"):  # of saves that were killed
+        stale.unlink()
     temporary = path.with_suffix(".tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -67,14 +70,65 @@ def load(folder: Path) -> ServerState:
     raise CheckpointError(f"resume: no checkpoint in {folder}; run with checkpoint_every above 0 to write some")
 
 
-def every(rounds: int, folder: Path, keep: int) -> Callable[[dict[str, Any], ServerState], None]:
-    """Return a callback for ``on_round`` that saves the state each so many rounds."""
+def exists(folder: Path) -> bool:
+    """Say whether a folder holds a checkpoint, as far as the names of its files tell."""
+    return bool(_checkpoints(folder))
 
-    def callback(record: dict[str, Any], state: ServerState) -> None:
-        if state.round % rounds == 0:
-            save(state, folder, keep)
 
-    return callback
+class Saver:
+    """Callback for ``on_round`` that saves the state each so many rounds, after the last, and when the run is stopped.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints.
+    rounds : int
+        Rounds between checkpoints; 0 = save nothing at all.
+    last : int
+        The run's last round.
+    keep : int
+        Newest checkpoints to keep.
+    before : callable, optional
+        Called before every save.
+    copies : bool
+        Keep a copy of every round's state, for a strategy that changes its state between rounds too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rounds: int,
+        last: int,
+        keep: int = 3,
+        before: Callable[[], None] = lambda: None,
+        *,
+        copies: bool = False,
+    ) -> None:
+        self.folder, self.rounds, self.last, self.keep, self.before = folder, rounds, last, keep, before
+        self._copies = copies
+        self._unsaved: ServerState | None = None
+        self._reached = 0
+
+    def __call__(self, record: dict[str, Any], state: ServerState) -> None:
+        """Save the state of a finished round if it is due."""
+        if not self.rounds:
+            return
+        self._reached = state.round
+        if state.round % self.rounds == 0 or state.round == self.last:
+            self._unsaved = None
+            self._save(state)
+        else:
+            self._unsaved = deepcopy(state) if self._copies else state
+
+    def stopped(self) -> None:
+        """Save the state of the last finished round, if it is not saved yet."""
+        # A state that has moved on since is not that of a round whose record is written.
+        if self._unsaved is not None and self._unsaved.round == self._reached:
+            self._save(self._unsaved)
+
+    def _save(self, state: ServerState) -> None:
+        self.before()
+        save(state, self.folder, self.keep)
 
 
 def _checkpoints(folder: Path) -> list[Path]:

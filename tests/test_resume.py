@@ -3,16 +3,23 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from random import Random
+from threading import Event
 
 import numpy as np
 import pytest
+from flwr.app import Message
 
+import client_app
 import run_sim
-from conf import cli
-from strategies import checkpoint
+import server_app
+from conf import cli, compose
+from engines.inline import InlineGrid
+from reports import progress
+from strategies import RunStoppedError, ServerState, checkpoint
 from tests.processes import Family, wait_for
 
 ROUNDS = 40
@@ -57,3 +64,43 @@ def test_killed_ten_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         checkpoint.load(broken / "checkpoint").rows, checkpoint.load(whole / "checkpoint").rows, strict=True
     )
     assert json.dumps(told(broken)) == json.dumps(told(whole))
+
+
+class StoppingGrid(InlineGrid):
+    """Sets ``stop`` after so many messages: somewhere within a round."""
+
+    stop: Event
+    left: int
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        self.left -= 1
+        if self.left == 0:
+            self.stop.set()
+        return super().push_messages(messages)
+
+
+@pytest.mark.parametrize("messages", [16, 19, 26])  # at 26 FedBuff has half a step done
+@pytest.mark.parametrize("strategy", ["al_dsgd", "all_reduce", "fedbuff"])
+def test_stopped_within_a_round(strategy: str, messages: int, tmp_path: Path) -> None:
+    overrides = [*RUN[:6], "topology=ring", f"strategy={strategy}", "rounds=8", "checkpoint_every=1000"]
+    whole = compose([*overrides, f"run_dir={tmp_path / 'whole'}"])
+    assert run_sim.run(whole) == 0
+
+    config, stop = compose([*overrides, f"run_dir={tmp_path / 'broken'}"]), Event()
+    grid = StoppingGrid(client_app.make_app(config), config.workers)
+    grid.stop, grid.left = stop, messages
+    folder = server_app.open_folder(config, tmp_path / "broken")
+    with pytest.raises(RunStoppedError):
+        server_app.run(config, grid, folder, progress.make("none"), stop)
+    reached = rounds_of(folder.path)
+    assert 0 < reached < 8
+    assert checkpoint.load(folder.path / "checkpoint").round == reached
+
+    assert cli.main(run_sim.run, [f"resume={folder.path}", "progress=none"]) == 0
+    assert json.dumps(told(folder.path)) == json.dumps(told(tmp_path / "whole"))
+
+
+def test_what_killed_saves_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "round-00000007-0123456789abcdef.tmp").touch()
+    path = checkpoint.save(ServerState.initial(np.zeros(3, dtype=np.float32), 2, 0), tmp_path)
+    assert list(tmp_path.iterdir()) == [path]

@@ -4,11 +4,20 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from flwr.app import ArrayRecord
 
 import run_sim
-from conf import cli
+from assembly.checks import check
+from assembly.evaluation import Evaluation
+from assembly.task import build_model
+from conf import ConfigError, cli, compose, config_hash, from_yaml
+from partitioners import plan as plans
+from tasks import load
 from tests.processes import Family, wait_for
 
 QUICK = ["engine=inline", "progress=none", "rounds=2", "eval_every=1", "checkpoint_every=1"]
@@ -37,6 +46,53 @@ def test_bad_input_ends_in_one_line(
     assert len(said) == 1
     assert line in said[0]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """A partition of 40 samples among 4 workers."""
+    labels = np.arange(40) % 2
+    plans.save(tmp_path, np.array_split(np.arange(40), 4), labels, [1.0] * 4)
+    return tmp_path / "partition.npz"
+
+
+class TestDataIsCheckedFirst:
+    def refuses(self, folder: Path, message: str, *overrides: str) -> None:
+        with pytest.raises(ConfigError, match=message):
+            check(compose(["topology=ring", f"run_dir={folder / 'run'}", *overrides]))
+
+    def test_a_plan_for_other_data(self, plan: Path) -> None:
+        chosen = ("partitioner=file", f"partitioner.path={plan}")
+        self.refuses(plan.parent, "was made for 40 other samples; there are 1442 now", *chosen)
+
+    def test_a_plan_for_other_workers(self, plan: Path, tmp_path: Path) -> None:
+        labels = load("digits").train.y.numpy()
+        plans.save(tmp_path, np.array_split(np.arange(len(labels)), 4), labels, [1.0] * 4)
+        chosen = ("partitioner=file", f"partitioner.path={plan}")
+        self.refuses(tmp_path, "was made for 4 workers; there are 8 now", *chosen)
+        check(compose(["topology=ring", "workers=4", *chosen]))
+
+    def test_files_that_cannot_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_bytes(b"rank\xff")
+        self.refuses(tmp_path, "^fleet.path cannot be read: 'utf-8'", "fleet=trace", f"fleet.path={tmp_path / 't.csv'}")
+        self.refuses(tmp_path, "^fleet.path cannot be read: .*Is a directory", "fleet=trace", f"fleet.path={tmp_path}")
+
+    def test_all_of_a_sweep(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        sweep = [*QUICK, "-m", "topology=ring", "workers=4,2000", f"run_dir={tmp_path / 'run'}"]
+        assert cli.main(run_sim.run, sweep, check) == 2
+        assert "workers must be at most the 1442 training samples" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+
+    def test_a_server_without_a_gpu_serves_workers_that_have_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        self.refuses(tmp_path, "device=cuda needs a CUDA device", "device=cuda")
+        config = compose(["device=cuda"])
+        check(config, deployed=True)
+        model, test = build_model(config), load("digits", test_limit=20).test
+        metrics = Evaluation(config, model, test, test)(1, ArrayRecord(model.state_dict()))
+        assert 0 <= float(metrics["accuracy"]) <= 1  # type: ignore[arg-type]
 
 
 def test_a_run_leaves_what_was_promised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,10 +124,64 @@ def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, capsys: pytest.Ca
     assert losses(broken) == losses(whole)
 
 
+def command(*arguments: str) -> int:
+    return cli.main(run_sim.run, [*arguments, "progress=none"])
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return found
+
+
+class TestResumed:
+    """A run of two rounds, the second evaluated, with a checkpoint of each."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        assert command(*QUICK, f"run_dir={tmp_path / 'run'}") == 0
+        return tmp_path / "run"
+
+    def test_the_folder_says_how_it_went_on(self, folder: Path) -> None:
+        assert command(f"resume={folder}", "rounds=3", "learning_rate=0.5") == 0
+        config = from_yaml((folder / "config.yaml").read_text())
+        assert (config.rounds, config.learning_rate) == (3, 0.5)
+        assert (config.run_dir, config.resume) == (str(folder), None)
+        assert summary_of(folder)["config_hash"] == config_hash(config)
+
+    def test_fewer_rounds_than_there_are(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        assert command(f"resume={folder}", "rounds=1") == 2
+        assert capsys.readouterr().err == f"error: rounds must be at least 2, which {folder} has reached; got 1\n"
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+    def test_nothing_left_to_do(self, folder: Path) -> None:
+        before = summary_of(folder)
+        assert command(f"resume={folder}") == 0
+        assert summary_of(folder) == before
+
+    def test_nothing_left_to_do_but_to_evaluate(self, tmp_path: Path) -> None:
+        folder = tmp_path / "long"
+        assert command(*QUICK, "rounds=4", "eval_every=4", "checkpoint_keep=9", f"run_dir={folder}") == 0
+        for late in (folder / "checkpoint").glob("round-0000000[34]*"):
+            late.unlink()
+        assert command(f"resume={folder}", "rounds=2") == 0
+        records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert "worker_accuracy" not in records[0]
+        assert len(records[1]["worker_accuracy"]) == 8
+        assert summary_of(folder)["rounds"] == 2
+        assert summary_of(folder)["consensus_accuracy"] == records[1]["consensus_accuracy"]
+
+    def test_the_last_round_is_saved_too(self, tmp_path: Path) -> None:
+        folder = tmp_path / "long"
+        assert command(*QUICK, "checkpoint_every=25", f"run_dir={folder}") == 0
+        assert command(f"resume={folder}", "rounds=3") == 0
+        assert summary_of(folder)["rounds"] == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_can_go_on(number: signal.Signals, tmp_path: Path) -> None:
     folder, family = tmp_path / "run", Family()
-    arguments = ["engine=inline", f"run_dir={folder}", "rounds=100000", "checkpoint_every=1", "progress=none"]
+    arguments = ["engine=inline", f"run_dir={folder}", "rounds=100000", "checkpoint_every=1000", "progress=none"]
     process = family.start(sys.executable, "run_sim.py", *arguments)
     metrics = folder / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
@@ -83,3 +193,15 @@ def test_an_interrupted_run_can_go_on(number: signal.Signals, tmp_path: Path) ->
     assert not family.alive()
     assert cli.main(run_sim.run, [f"resume={folder}", f"rounds={reached + 1}", "progress=none"]) == 0
     assert json.loads((folder / "summary.json").read_text())["rounds"] == reached + 1
+
+
+def test_an_interrupted_run_without_a_checkpoint(tmp_path: Path) -> None:
+    folder, family = tmp_path / "run", Family()
+    arguments = ["engine=inline", f"run_dir={folder}", "rounds=100000", "checkpoint_every=0", "progress=none"]
+    process = family.start(sys.executable, "run_sim.py", *arguments)
+    metrics = folder / "metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    assert said.splitlines()[0] == "interrupted; there is no checkpoint to go on from"

@@ -125,6 +125,10 @@ class TestBuild:
 
 
 class TestG0:
+    def test_there_are_three_copies_to_rotate(self) -> None:
+        with pytest.raises(ValueError, match=r"^topology.rotate of g0_rotating must be 3; got 5$"):
+            topology.schedule("g0_rotating", 8, kind="rotation", rotate=5)
+
     def test_degrees(self) -> None:
         assert degrees(topology.g0()) == G0_DEGREES
         assert topology.g0().number_of_edges() == 12

@@ -99,6 +99,22 @@ class TestSweep:
         assert main(several, ["-m", "seed=0,1,2"]) == 3
         assert len(several.configs) == 3
 
+    def test_all_are_checked_before_the_first_one_starts(
+        self, run: Recorder, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def check(config: Config) -> None:
+            if config.seed == 2:
+                raise ConfigError("no data for seed 2")
+
+        assert main(run, ["-m", "seed=0,1,2"], check) == 2
+        assert capsys.readouterr().err == "error: no data for seed 2\n"
+        assert run.configs == []
+
+    def test_an_interrupt_ends_all_of_it(self, run: Recorder) -> None:
+        several = Recorder((1, 130, None))
+        assert main(several, ["-m", "seed=0,1,2"]) == 130
+        assert len(several.configs) == 2
+
 
 class TestResume:
     @pytest.fixture

@@ -5,6 +5,7 @@ import importlib
 import pytest
 
 from conf import ConfigError, compose, preflight, recompose, to_yaml
+from conf.overrides import ROOT
 
 UNKNOWN = {
     "strategy.c3=1": "strategy.c3 is no key; did you mean strategy.c2?",
@@ -68,8 +69,16 @@ COMBINATIONS = {
     "work.target=rest local_steps=2": "work.target=rest needs local_steps=1; got 2",
     "work.trigger=deadline": "work.trigger=deadline needs work.deadline, in seconds; got null",
     "workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",
-    "topology.schedule=random_matching": (
-        "topology.schedule must be static or rotation for topology=g0_rotating; got random_matching"
+    "topology.schedule=static": (
+        "topology.schedule must be rotation for topology=g0_rotating; got static "
+        "(try topology=g0 topology.schedule=static)"
+    ),
+    "topology.rotate=5": (
+        "topology.rotate must be 3 for topology=g0_rotating, the papers' copies; got 5 "
+        "(try topology=g0 topology.schedule=rotation topology.rotate=5)"
+    ),
+    "partitioner.ratios=null": (
+        "partitioner.ratios must be one of equal, fleet, measured or a list of numbers; got null"
     ),
     "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
     "partitioner.features=model": (
@@ -88,6 +97,12 @@ CHOICES = {
     "partitioner=file": "partitioner.path must be given: partition.npz of an earlier run",
     "strategy=over_selection work.fold_late=true": (
         "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
+    ),
+    "strategy=matcha topology=g0 topology.schedule=random_matching": (
+        "topology.schedule must be static or rotation for strategy=matcha; got random_matching"
+    ),
+    "strategy.base=matcha topology=ring topology.schedule=legacy_alternating": (
+        "topology.schedule must be static or rotation for strategy.base=matcha; got legacy_alternating"
     ),
     "partitioner=by_group": "partitioner=by_group needs a task with groups (mitbih, npz); got digits",
 }
@@ -132,9 +147,22 @@ class TestPreflight:
                 "topology=edges: the union of the graphs of one period must be connected; "
                 "got 2 components: [0, 1], [2, 3]; add edges between them",
             ),
+            (
+                [
+                    *("topology=edges", "topology.edges=[[0,1],[2,3]]", "workers=4", "topology.schedule=rotation"),
+                    *("topology.rotate=9", "strategy.base=matcha"),
+                ],
+                "topology=edges: MATCHA's graph of every round must be connected; "
+                "got 2 components: [0, 1], [2, 3]; add edges between them",
+            ),
+            (["fleet=trace", "fleet.path=/"], "fleet.path must be a file; got /"),
+            (["partitioner=file", "partitioner.path=/"], "partitioner.path must be a file; got /"),
+            (["resume=README.md"], "resume must be a folder; got README.md"),
+            (["task.root='~nobody-here/x'"], "task.root must lie in a home folder that there is; got ~nobody-here/x"),
         ],
     )
-    def test_message(self, overrides: list[str], message: str) -> None:
+    def test_message(self, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(ROOT.parent)
         with pytest.raises(ConfigError) as caught:
             preflight(compose(overrides))
         assert str(caught.value) == message

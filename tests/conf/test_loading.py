@@ -137,7 +137,7 @@ class TestHash:
 
 
 class TestRecompose:
-    text = to_yaml(compose(["strategy=matcha", "rounds=5", "run_dir=there"]))
+    text = to_yaml(compose(["strategy=matcha", "topology=ring", "rounds=5", "run_dir=there"]))
 
     def test_keeps_what_is_not_overridden(self) -> None:
         config = recompose(self.text, ["rounds=7", "resume=there", "strategy=matcha"])
@@ -150,12 +150,24 @@ class TestRecompose:
             ("strategy.c1=0.3", "strategy.c1 is no key of strategy=matcha; it belongs to strategy=al_dsgd"),
             ("rounds=x", "rounds must be an integer; got x"),
             ("rounds=0", "rounds must be at least 1; got 0"),
+            ("seed=7", "seed must stay 0 in a resumed run; got 7"),
+            ("workers=16", "workers must stay 8 in a resumed run; got 16"),
+            ("task.train_limit=50", "task.train_limit must stay null in a resumed run; got 50"),
+            ("partitioner.jobs=1", "partitioner.jobs must stay null in a resumed run; got 1"),
         ],
     )
     def test_message(self, override: str, message: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            recompose(self.text, [override])
+            recompose(self.text, override.split())
         assert str(caught.value) == message
+
+    def test_the_held_out_samples_stay(self) -> None:
+        with pytest.raises(ConfigError, match=r"^strategy.signal must stay train_loss in a resumed run; got held_out$"):
+            recompose(to_yaml(compose()), ["strategy.signal=held_out"])
+        assert recompose(to_yaml(compose()), ["strategy.signal=ema"]).strategy.signal == "ema"  # type: ignore[attr-defined]
+
+    def test_data_may_be_moved(self) -> None:
+        assert recompose(self.text, ["task.root=elsewhere"]).task.root == "elsewhere"
 
 
 class TestFromYaml:

@@ -87,13 +87,24 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     folder.write_summary({"rounds": 5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round":6,')
-    resumed = RunFolder.resume(tmp_path, after_round=3)
+    resumed = RunFolder.resume(tmp_path, 3, "rounds: 9\n")
     resumed.append_metrics(row(4) | {"again": True})
     read = RunFolder.open(tmp_path)
     assert read.metrics == [row(1), row(2), row(3), row(4) | {"again": True}]
     assert not read.finished
+    assert read.config == {"rounds": 9}
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl does not reach round 9 of the checkpoint"):
-        RunFolder.resume(tmp_path, after_round=9)
+        RunFolder.resume(tmp_path, 9, CONFIG)
+    assert RunFolder.open(tmp_path).config == {"rounds": 9}
+
+
+def test_the_last_record_can_be_amended(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, CONFIG)
+    for number in (1, 2):
+        folder.append_metrics(row(number))
+    assert folder.amend_last({"worker_accuracy": np.array([0.5])}) == row(2) | {"worker_accuracy": [0.5]}
+    folder.append_metrics(row(3))
+    assert RunFolder.open(tmp_path).metrics == [row(1), row(2) | {"worker_accuracy": [0.5]}, row(3)]
 
 
 class TestBadFolders:
