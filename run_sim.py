@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
@@ -54,14 +54,10 @@ def run(config: Config) -> int:
 
 
 def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: Event) -> None:
-    clients, engine = client_app.make_app(config), config.engine
+    made, clients, engine = server_app.make_app(config, folder, view, stop), client_app.make_app(config), config.engine
     if isinstance(engine, groups.Ray):
-        with ExitStack() as starting:
-            starting.enter_context(view.stage("Starting Ray"))
-            made = server_app.make_app(config, folder, view, stop, starting.close)
-            ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus)
+        ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus)
     else:
-        made = server_app.make_app(config, folder, view, stop)
         grid = InlineGrid(clients, config.workers)
         made(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
 

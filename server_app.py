@@ -1,6 +1,5 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -75,15 +74,12 @@ def _check_resumed(config: Config) -> None:
         )
 
 
-def make_app(
-    config: Config, folder: RunFolder, view: Progress, stop: Event, started: Callable[[], None] = lambda: None
-) -> ServerApp:
-    """Return the ServerApp of a configuration whose run folder and view are there already; it says when it starts."""
+def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> ServerApp:
+    """Return the ServerApp of a configuration whose run folder and view are there already."""
     made = ServerApp()
 
     @made.main()
     def run_config(grid: Grid, context: Context) -> None:
-        started()
         show(folder, view, run(config, grid, folder, view, stop))
 
     return made
@@ -139,7 +135,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     summary = None
     try:
         with waiting:
-            waiting.enter_context(view.stage(f"Waiting for {config.workers} workers"))
+            waiting.enter_context(view.stage(_first_wait(config, grid)))
             strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
         summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
         folder.write_summary(summary)
@@ -149,6 +145,12 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     finally:
         tracker.close(summary)
     return summary
+
+
+def _first_wait(config: Config, grid: Grid) -> str:
+    if isinstance(config.engine, groups.Ray) and not isinstance(grid, HttpGrid):
+        return f"Starting Ray and {config.workers} workers"
+    return f"Waiting for {config.workers} workers"
 
 
 def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
