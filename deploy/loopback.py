@@ -5,10 +5,12 @@ is ended by its process id.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -49,6 +51,7 @@ class Loopback:
             "OMP_NUM_THREADS": "1",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._groups: list[int] = []
         home = self.folder / "home-cli"
         home.mkdir(exist_ok=True)
         lines = [f"[superlink.{CONNECTION}]", f'address = "{HOST}:{self.port}"']
@@ -120,7 +123,7 @@ class Loopback:
         process.wait()
 
     def stop(self) -> None:
-        """End everything that is still running, the SuperLink last."""
+        """End everything that is still running, the SuperLink last, and what those that were killed have left."""
         running = list(reversed(self._processes.values()))
         for process in running:
             process.terminate()
@@ -131,6 +134,10 @@ class Loopback:
                 process.kill()
                 process.wait()
         self._processes.clear()
+        for group in self._groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        self._groups.clear()
 
     def _flwr(self, log: str, *arguments: object) -> subprocess.Popen[bytes]:
         return self._start(f"{log}-{len(self._processes)}", "flwr", *arguments, log=log, home="cli")
@@ -142,9 +149,16 @@ class Loopback:
         command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
         with (self.logs / f"{log or name}.log").open("ab") as output:
             process = subprocess.Popen(
-                command, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command,
+                env=environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         self._processes[name] = process
+        self._groups.append(process.pid)
         return process
 
     def _wait_for_port(self) -> None:
