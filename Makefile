@@ -21,7 +21,7 @@ run: $(READY)  ## Run a simulation; overrides in ARGS="strategy=matcha rounds=50
 	@$(BIN)/python run_sim.py $(ARGS)
 
 deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes, one run
-	@$(BIN)/python -m deploy.demo $(ARGS)
+	@$(BIN)/python -m echelon.deployment.demo $(ARGS)
 
 # pytest ends with 5 when ARGS select no test of a kind.
 test: lint  ## Check everything, then run all tests; paths and options for pytest in ARGS

@@ -1,7 +1,8 @@
 """The Flower ClientApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike.
 
 Nothing heavy at module level: in a deployment every message starts a fresh process, that hands it to the trainer
-process of its SuperNode (see ``clients.warm``); only that one, and a simulation, composes the configuration.
+process of its SuperNode (see ``echelon.persistent.client``); only that one, and a simulation, composes the
+configuration.
 """
 
 from functools import lru_cache
@@ -26,7 +27,7 @@ app = WorkerApp(_answer, warm="client_app:app")
 
 def make_app(config: "Config") -> WorkerApp:
     """Return the ClientApp of a configuration."""
-    from assembly.fleet import make_fleet
+    from app.fleet import make_fleet
 
     return make_client_app(
         lambda context: load_data(config, context),
@@ -41,7 +42,7 @@ def load_data(config: "Config", context: Context) -> Any:
 
     It lies where the node's configuration says (``data``, with ``{rank}`` filled in), or at ``task.root``.
     """
-    from assembly.task import TaskData, load_task
+    from app.task import TaskData, load_task
 
     root = str(context.node_config.get("data", config.task.root or "")).replace("{rank}", str(rank_of(context))) or None
     return TaskData(load_task(config, root))
@@ -49,7 +50,7 @@ def load_data(config: "Config", context: Context) -> Any:
 
 def build_model(config: "Config") -> "nn.Module":
     """Return a configuration's model."""
-    from assembly import task
+    from app import task
 
     return task.build_model(config)
 

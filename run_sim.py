@@ -18,14 +18,16 @@ from rich.console import Console
 
 import client_app
 import server_app
-from assembly.checks import check
+from app.checks import check
 from conf import Config, ConfigError, cli, groups
-from engines import ray
-from engines.inline import InlineGrid
-from reports import noise, progress
-from reports.run_folder import RunFolder, RunFolderError
-from strategies import AllWorkersFailedError, RosterError, RunStoppedError, checkpoint
-from strategies.checkpoint import CheckpointError
+from echelon.engines import ray
+from echelon.engines.inline import InlineGrid
+from echelon.reports import capture as noise
+from echelon.reports import progress
+from echelon.reports.run_folder import RunFolder, RunFolderError
+from echelon.server import checkpoint
+from echelon.server.checkpoint import CheckpointError
+from strategies import AllWorkersFailedError, RosterError, RunStoppedError
 
 INTERRUPTED = 130
 

@@ -13,12 +13,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import HttpGrid
 
-from assembly import strategy as assembled
-from assembly.checks import check
-from assembly.evaluation import Evaluation
-from assembly.plan import held_out, make_plan
-from assembly.task import build_model, load_task
-from clients import warm_process
+from app import strategy as assembled
+from app.checks import check
+from app.evaluation import Evaluation
+from app.partition import held_out, make_plan
+from app.task import build_model, load_task
 from conf import (
     Config,
     ConfigError,
@@ -31,11 +30,13 @@ from conf import (
     saved_yaml,
     to_yaml,
 )
-from reports import figures, progress, tracking
-from reports.progress import Progress
-from reports.run_folder import RunFolder
-from strategies import Options, PerWorkerStrategy, Plan, Roster, RunStoppedError, ServerState, checkpoint
-from strategies.evaluation import evaluate_models
+from echelon.persistent import processes as warm_process
+from echelon.reports import figures, progress, tracking
+from echelon.reports.progress import Progress
+from echelon.reports.run_folder import RunFolder
+from echelon.server import checkpoint
+from echelon.server.evaluation import evaluate_models
+from strategies import Options, PerWorkerStrategy, Plan, Roster, RunStoppedError, ServerState
 
 app = ServerApp()
 

@@ -19,7 +19,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from deploy.loopback import Loopback
+from echelon.deployment.loopback import Loopback
 
 LIMIT = 0.5
 NODES = 3

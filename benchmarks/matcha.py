@@ -12,7 +12,7 @@ import time
 import networkx as nx
 import numpy as np
 
-from algorithms import matcha, topology
+from echelon.algorithms import matcha, topology
 
 
 def main() -> None:

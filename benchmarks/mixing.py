@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from algorithms import mixing, topology
+from echelon.algorithms import mixing, topology
 
 GIB = 1 << 30
 

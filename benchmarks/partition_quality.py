@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 import tasks
-from algorithms.seeds import rng
+from echelon.algorithms.seeds import rng
 from partitioners import Partitioner, Stratified, SubmodularPartitioner, quality
-from partitioners.features import pca
+from partitioners.submodular.features import pca
 
 RATIOS = {"1,1,1,1,2,2,4,4": (1, 1, 1, 1, 2, 2, 4, 4), "equal": (1,) * 8}
 RULES: dict[str, Partitioner] = {

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 import tasks
-from algorithms.seeds import rng
-from partitioners import SubmodularPartitioner, greedy, kernel
+from echelon.algorithms.seeds import rng
+from partitioners import SubmodularPartitioner
 from partitioners.base import check_ratios
-from partitioners.features import pca
 from partitioners.quotas import quotas
-from partitioners.submodular import units
+from partitioners.submodular import greedy, kernel
+from partitioners.submodular.features import pca
+from partitioners.submodular.partitioner import units
 
 EQUAL, UNEQUAL = (1,) * 8, (1, 1, 1, 1, 2, 2, 4, 4)
 GREEDY = {"facility location": greedy.facility_location, "graph cut": greedy.graph_cut}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from reports import figures, progress, tracking
-from reports.run_folder import RunFolder
-from tests.reports.synthetic import config_yaml, records
+from echelon.reports import figures, progress, tracking
+from echelon.reports.run_folder import RunFolder
+from tests.echelon.reports.synthetic import config_yaml, records
 
 LIMIT = 0.03
 

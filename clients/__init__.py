@@ -1,5 +1,5 @@
 """The Flower client side: messages, local training, clocks, fleets of simulated devices, warm workers."""
 
-from clients.app import WorkerApp, make_client_app, rank_of
+from .app import WorkerApp, make_client_app, rank_of
 
 __all__ = ["WorkerApp", "make_client_app", "rank_of"]

@@ -14,18 +14,18 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from clients import warm as trainers
-from clients import warm_process
-from clients.messages import CONFIG, ROSTER_QUERY, TrainInstructions
-from clients.packing import PACKED, pack, unpack
-from clients.warm_channel import Request
+from echelon.persistent import client as trainers
+from echelon.persistent import processes as warm_process
+from echelon.persistent.channel import Request
+from echelon.protocol.messages import CONFIG, ROSTER_QUERY, TrainInstructions
+from echelon.protocol.packing import PACKED, pack, unpack
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from clients.fleet import Fleet
-    from clients.training import Loss
-    from clients.worker import Worker
+    from .fleet import Fleet
+    from .training import Loss
+    from .worker import Worker
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
 
@@ -158,7 +158,7 @@ def _worker(
 ) -> "Worker":
     """Return this process's worker of the app ``key``, with the node's data; that of another app makes room for it."""
     if key not in _workers:
-        from clients.worker import Worker
+        from .worker import Worker
 
         _workers.clear()
         _workers[key] = Worker(build_model, **{**options, **_of_node(context)})

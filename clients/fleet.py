@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from algorithms.seeds import rng
-from clients.clocks import VirtualClock
+from echelon.algorithms.seeds import rng
+
+from .clocks import VirtualClock
 
 JitterKind = Literal["none", "shifted_exponential", "log_normal", "slowdown"]
 

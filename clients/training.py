@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from algorithms.partial import minibatch_sizes
-from algorithms.seeds import rng
-from clients.clocks import Clock
-from clients.data import Batch, IndexedData
-from clients.flat_model import FlatModel
-from clients.messages import TrainInstructions
+from echelon.algorithms.partial import minibatch_sizes
+from echelon.algorithms.seeds import rng
+from echelon.protocol.messages import TrainInstructions
+
+from .clocks import Clock
+from .data import Batch, IndexedData
+from .model import FlatModel
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

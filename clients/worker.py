@@ -10,12 +10,8 @@ import torch
 from flwr.app import MetricRecord, RecordDict
 from torch import nn
 
-from algorithms.partial import Cursor, upcoming
-from clients.clocks import Clock, WallClock
-from clients.data import IndexedData, as_indexed
-from clients.flat_model import FlatModel
-from clients.fleet import Fleet
-from clients.messages import (
+from echelon.algorithms.partial import Cursor, upcoming
+from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
     CONFIG,
@@ -27,7 +23,12 @@ from clients.messages import (
     TrainReport,
     as_ndarray,
 )
-from clients.training import Loss, cross_entropy, train
+
+from .clocks import Clock, WallClock
+from .data import IndexedData, as_indexed
+from .fleet import Fleet
+from .model import FlatModel
+from .training import Loss, cross_entropy, train
 
 # Mini-batches of a calibration on real devices; the first one warms up caches and is not counted.
 _CALIBRATION_MINIBATCHES = 4

@@ -51,8 +51,8 @@ def _check_home(root: str | None) -> None:
 
 def _check_graph(config: Config) -> None:
     # networkx takes half a second that most importers of conf need not spend.
-    from algorithms.connectivity import require_connected
-    from algorithms.topology import schedule
+    from echelon.algorithms.connectivity import require_connected
+    from echelon.algorithms.topology import schedule
 
     options = dict(vars(config.topology))
     name, kind, rotate = (options.pop(key) for key in ("name", "schedule", "rotate"))

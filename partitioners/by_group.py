@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import FloatArray, IntArray, check_labels, check_ratios
+from .base import FloatArray, IntArray, check_labels, check_ratios
 
 
 @dataclass(frozen=True)

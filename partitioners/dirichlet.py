@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import FloatArray, IntArray, check_labels, check_ratios
-from partitioners.quotas import round_table
-from partitioners.stratified import deal
+from .base import FloatArray, IntArray, check_labels, check_ratios
+from .quotas import round_table
+from .stratified import deal
 
 _SWEEPS = 1000  # of proportional fitting; what is still missing then is filled in evenly
 _FLOOR = 1e-12  # keeps a class that no worker drew in the table, so that fitting can reach its size

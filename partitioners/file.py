@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from partitioners import plan
-from partitioners.base import IntArray, check_ratios
+from . import plan
+from .base import IntArray, check_ratios
 
 
 @dataclass(frozen=True)

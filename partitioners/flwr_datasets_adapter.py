@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import IntArray, Partitioner
+from .base import IntArray, Partitioner
 
 try:
     from flwr_datasets import partitioner as flower  # type: ignore[import-untyped]

@@ -3,8 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import FloatArray, IntArray
-from partitioners.compiled import compiled
+from .base import FloatArray, IntArray
+from .submodular.compiled import compiled
 
 Matrix = npt.NDArray[np.float32]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import IntArray, check_labels
+from .base import IntArray, check_labels
 
 
 def save(

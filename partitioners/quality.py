@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import FloatArray, IntArray, check_features, check_labels, check_ratios
+from .base import FloatArray, IntArray, check_features, check_labels, check_ratios
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -103,13 +103,13 @@ class Report:
 
     def table(self) -> "Table":
         """Return one row per worker and one for random parts of the same sizes, as a rich table."""
-        from partitioners.quality_table import table
+        from .quality_table import table
 
         return table(self)
 
     def figure(self) -> "Figure":
         """Return class bars per worker beside a projection of each worker's samples, as a matplotlib figure."""
-        from partitioners.quality_figure import figure
+        from .quality_figure import figure
 
         return figure(self)
 
@@ -201,7 +201,7 @@ def _compare(
     rng: np.random.Generator,
 ) -> Similarity:
     """Compare the parts with the classes, and with random parts that have as many samples of each class."""
-    from partitioners.measures import neighbour_accuracy
+    from .measures import neighbour_accuracy
 
     classes = np.unique(labels)
     found, expected = np.empty((workers, len(classes))), np.empty((workers, len(classes)))
@@ -232,7 +232,8 @@ def _compare_class(
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the parts' MMD^2, the expectation for random parts, and the coverage of the parts and of random ones."""
-    from partitioners import kernel, matrix_free, measures
+    from . import measures
+    from .submodular import kernel, matrix_free
 
     points, n = kernel.embed(rows, "gaussian"), len(rows)
     if n <= _EXACT:
@@ -256,7 +257,7 @@ def _compare_class(
 def _project(
     rows: npt.NDArray[np.generic], labels: IntArray, owner: IntArray, rng: np.random.Generator
 ) -> Projection | None:
-    from partitioners.features import pca
+    from .submodular.features import pca
 
     shown = np.sort(rng.choice(len(rows), min(len(rows), _SHOWN), replace=False))
     if min(len(shown), rows.shape[1]) < 2:

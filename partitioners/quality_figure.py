@@ -7,7 +7,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 
-from partitioners.quality import Projection, Report
+from .quality import Projection, Report
 
 # Paul Tol's muted scheme: distinct for colour-blind readers too.
 _MUTED = ("332288", "88CCEE", "44AA99", "117733", "999933", "DDCC77", "CC6677", "882255", "AA4499", "000000")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.table import Table
 
-from partitioners.quality import Report, mean_or_none
+from .quality import Report, mean_or_none
 
 
 def table(report: Report) -> Table:

@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import FloatArray, IntArray
+from .base import FloatArray, IntArray
 
 _EXACT = 1e-9  # fractions closer than this are equal: what separates them is rounding
 

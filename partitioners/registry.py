@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from partitioners.base import Partitioner
-from partitioners.by_group import ByGroup
-from partitioners.dirichlet import Dirichlet
-from partitioners.file import FromFile
-from partitioners.iid import Iid
-from partitioners.shards import Shards
-from partitioners.stratified import Stratified
-from partitioners.submodular import SubmodularPartitioner
+from .base import Partitioner
+from .by_group import ByGroup
+from .dirichlet import Dirichlet
+from .file import FromFile
+from .iid import Iid
+from .shards import Shards
+from .stratified import Stratified
+from .submodular.partitioner import SubmodularPartitioner
 
 REGISTRY: dict[str, type[Any]] = {
     "iid": Iid,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from partitioners.base import IntArray, check_labels, check_ratios
-from partitioners.quotas import quotas
+from .base import IntArray, check_labels, check_ratios
+from .quotas import quotas
 
 
 @dataclass(frozen=True)

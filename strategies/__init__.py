@@ -1,19 +1,20 @@
 """Flower strategies that keep one model per worker."""
 
-from strategies.al_dsgd import ALDSGD
-from strategies.all_reduce import AllReduce
-from strategies.base import AllWorkersFailedError, Mixing, PerWorkerStrategy
-from strategies.d_psgd import DPSGD
-from strategies.exchange import RunStoppedError
-from strategies.fedbuff import FedBuff
-from strategies.matcha import Matcha
-from strategies.options import Options, Plan
-from strategies.over_selection import OverSelection
-from strategies.replies import NormLimit
-from strategies.roster import Roster, RosterError
-from strategies.sgd import SGD
-from strategies.state import ServerState
-from strategies.work import FullBatch, NonBlocking
+from echelon.core.sgd import SGD
+from echelon.core.work import FullBatch, NonBlocking
+from echelon.server.exchange import RunStoppedError
+from echelon.server.nodes import Roster, RosterError
+from echelon.server.options import Options, Plan
+from echelon.server.replies import NormLimit
+from echelon.server.state import ServerState
+from echelon.server.strategy import AllWorkersFailedError, Mixing, PerWorkerStrategy
+
+from .al_dsgd import ALDSGD
+from .all_reduce import AllReduce
+from .d_psgd import DPSGD
+from .fedbuff import FedBuff
+from .matcha import Matcha
+from .over_selection import OverSelection
 
 __all__ = [
     "ALDSGD",

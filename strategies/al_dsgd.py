@@ -7,15 +7,16 @@ import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord
 
-from algorithms import leader
-from algorithms.schedules import Schedule
-from clients.messages import ANCHOR
-from strategies.base import Ints, Mixing
-from strategies.d_psgd import AllEdges, MatrixName
-from strategies.gossip import Gossip, Order
-from strategies.matcha import Matchings
-from strategies.options import Options
-from strategies.replies import Reply
+from echelon.algorithms import leader
+from echelon.algorithms.schedules import Schedule
+from echelon.protocol.messages import ANCHOR
+from echelon.server.options import Options
+from echelon.server.replies import Reply
+from echelon.server.strategy import Ints, Mixing
+
+from .d_psgd import AllEdges, MatrixName
+from .gossip import Gossip, Order
+from .matcha import Matchings
 
 Signal = Literal["train_loss", "ema", "held_out"]
 
@@ -58,7 +59,7 @@ class ALDSGD(Gossip):
     degree : {"base", "active"}
         Whether degrees count in the round's graph or among its active edges.
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def __init__(

@@ -6,10 +6,10 @@ import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord
 
-from algorithms.mixing import mix
-from strategies.base import Floats, Ints, Mixing, PerWorkerStrategy
-from strategies.layout import Row
-from strategies.replies import Reply
+from echelon.algorithms.mixing import mix
+from echelon.server.layout import Row
+from echelon.server.replies import Reply
+from echelon.server.strategy import Floats, Ints, Mixing, PerWorkerStrategy
 
 
 class AllReduce(PerWorkerStrategy):
@@ -23,7 +23,7 @@ class AllReduce(PerWorkerStrategy):
     Parameters
     ----------
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def adopt(self, arrays: ArrayRecord) -> None:

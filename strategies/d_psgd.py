@@ -5,11 +5,12 @@ from typing import Literal, Unpack
 
 import networkx as nx
 
-from algorithms import mixing as matrices
-from algorithms.schedules import Schedule
-from strategies.base import Floats, Ints
-from strategies.gossip import Gossip, Order
-from strategies.options import Options
+from echelon.algorithms import mixing as matrices
+from echelon.algorithms.schedules import Schedule
+from echelon.server.options import Options
+from echelon.server.strategy import Floats, Ints
+
+from .gossip import Gossip, Order
 
 MatrixName = Literal["metropolis", "uniform", "laplacian", "target"]
 
@@ -76,7 +77,7 @@ class DPSGD(Gossip):
     order, allow_disconnected
         See :class:`strategies.gossip.Gossip`.
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def __init__(

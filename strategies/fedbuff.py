@@ -13,15 +13,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from clients.messages import num_bytes
-from strategies import record as records
-from strategies.base import AllWorkersFailedError, Ints, Mixing, PerWorkerStrategy
-from strategies.buffer import Buffer, Update
-from strategies.intake import Received, account
-from strategies.options import Options
-from strategies.orders import Orders, train_message
-from strategies.replies import Reply
-from strategies.under_way import Event, Tasks, TimeSheet
+from echelon.protocol.messages import num_bytes
+from echelon.server import metrics as records
+from echelon.server.buffer import Buffer, Update
+from echelon.server.in_flight import Event, Tasks, TimeSheet
+from echelon.server.instructions import Orders, train_message
+from echelon.server.options import Options
+from echelon.server.replies import Reply
+from echelon.server.strategy import AllWorkersFailedError, Ints, Mixing, PerWorkerStrategy
+from echelon.server.updates import Received, account
 
 # Of a task: the model to the worker, the update to the server.
 _MODELS_PER_TASK = 2.0
@@ -49,7 +49,7 @@ class FedBuff(PerWorkerStrategy):
     wall_clock : bool
         Whether workers measure real time: the updates then count in the order in which they really come in.
     **options : Options
-        See :class:`strategies.options.Options`; late replies are what this strategy lives on, ``fold_late`` and
+        See :class:`echelon.server.options.Options`; late replies are what this strategy lives on, ``fold_late`` and
         ``grace_seconds`` have no meaning.
     """
 

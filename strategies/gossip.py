@@ -8,12 +8,12 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import Grid
 
-from algorithms.mixing import mean_drift, mix, restrict
-from algorithms.schedules import Schedule, check_connected, static
-from algorithms.topology import build
-from strategies.base import Floats, Ints, Mixing, PerWorkerStrategy
-from strategies.layout import Row
-from strategies.options import Options
+from echelon.algorithms.mixing import mean_drift, mix, restrict
+from echelon.algorithms.schedules import Schedule, check_connected, static
+from echelon.algorithms.topology import build
+from echelon.server.layout import Row
+from echelon.server.options import Options
+from echelon.server.strategy import Floats, Ints, Mixing, PerWorkerStrategy
 
 Order = Literal["adapt_then_combine", "combine_then_adapt"]
 
@@ -34,7 +34,7 @@ class Gossip(PerWorkerStrategy):
     Parameters
     ----------
     topology : str, networkx.Graph or Schedule
-        A name (see :func:`algorithms.topology.build`), one graph for all rounds, or a graph per round.
+        A name (see :func:`echelon.algorithms.topology.build`), one graph for all rounds, or a graph per round.
     rule : Rule
         With which weights.
     order : {"adapt_then_combine", "combine_then_adapt"}
@@ -42,7 +42,7 @@ class Gossip(PerWorkerStrategy):
     allow_disconnected : bool
         Accept graphs that leave workers apart for ever (only to show what that does).
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def __init__(

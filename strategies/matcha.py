@@ -4,12 +4,13 @@ from typing import Unpack
 
 import networkx as nx
 
-from algorithms import matcha
-from algorithms.schedules import Schedule
-from algorithms.topology import matchings
-from strategies.base import Floats, Ints
-from strategies.gossip import Gossip, Order
-from strategies.options import Options
+from echelon.algorithms import matcha
+from echelon.algorithms.schedules import Schedule
+from echelon.algorithms.topology import matchings
+from echelon.server.options import Options
+from echelon.server.strategy import Floats, Ints
+
+from .gossip import Gossip, Order
 
 
 class Matchings:
@@ -64,7 +65,7 @@ class Matcha(Gossip):
     order
         See :class:`strategies.gossip.Gossip`.
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def __init__(

@@ -5,10 +5,11 @@ from typing import Unpack
 
 import numpy as np
 
-from strategies.all_reduce import AllReduce, models_in_ring
-from strategies.intake import Received
-from strategies.options import Options
-from strategies.record import communication_seconds
+from echelon.server.metrics import communication_seconds
+from echelon.server.options import Options
+from echelon.server.updates import Received
+
+from .all_reduce import AllReduce, models_in_ring
 
 
 class OverSelection(AllReduce):
@@ -26,7 +27,7 @@ class OverSelection(AllReduce):
         Whether workers measure real time: a round then ends when k usable replies are there, instead of waiting for
         all of them to compare the seconds that they report.
     **options : Options
-        See :class:`strategies.options.Options`.
+        See :class:`echelon.server.options.Options`.
     """
 
     def __init__(self, keep: float = 0.75, *, wall_clock: bool = False, **options: Unpack[Options]) -> None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tasks.augment import crop_and_flip
-from tasks.base import Task
-from tasks.vision import find, image_task
+from .augment import crop_and_flip
+from .base import Task
+from .vision import find, image_task
 
 _MEAN = (0.4914, 0.4822, 0.4465)
 _STD = (0.2470, 0.2435, 0.2616)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tasks.augment import crop_and_flip
-from tasks.base import Task
-from tasks.vision import find, image_task
+from .augment import crop_and_flip
+from .base import Task
+from .vision import find, image_task
 
 _MEAN = (0.5071, 0.4865, 0.4409)
 _STD = (0.2673, 0.2564, 0.2762)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tasks.base import Scaling, Split, Task
+from .base import Scaling, Split, Task
 
 
 def read(root: Path, download: bool) -> Task:

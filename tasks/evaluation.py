@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tasks.base import Split
+from .base import Split
 
 
 def evaluate(

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tasks.base import Task
-from tasks.idx import find_idx, read_idx
-from tasks.sources import Arrays, Samples
-from tasks.vision import find, image_task
+from .base import Task
+from .idx import find_idx, read_idx
+from .sources import Arrays, Samples
+from .vision import find, image_task
 
 _CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 _STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tasks.base import Split
+from .base import Split
 
 
 def limited(split: Split, limit: int | None, key: str) -> Split:

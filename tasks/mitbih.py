@@ -3,9 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tasks import npz
-from tasks.base import DataNotFound, Task
-from tasks.sources import npz_path
+from . import npz
+from .base import DataNotFound, Task
+from .sources import npz_path
 
 
 def read(root: Path, download: bool) -> Task:

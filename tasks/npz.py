@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from tasks.augment import crop_and_flip
-from tasks.base import DataNotFound, Scaling, Split, Task
-from tasks.models import MODELS
-from tasks.sources import read_npz
+from .augment import crop_and_flip
+from .base import DataNotFound, Scaling, Split, Task
+from .models import MODELS
+from .sources import read_npz
 
 
 def read(root: Path, download: bool) -> Task:

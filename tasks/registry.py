@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tasks import cifar10, cifar100, digits, fashion_mnist, mitbih, npz
-from tasks.base import Shape, Task
-from tasks.limits import limited
+from . import cifar10, cifar100, digits, fashion_mnist, mitbih, npz
+from .base import Shape, Task
+from .limits import limited
 
 
 class Row(NamedTuple):

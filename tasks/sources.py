@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.base import DataNotFound
+from .base import DataNotFound
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 

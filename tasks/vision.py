@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from tasks.base import Augment, DataNotFound, Scaling, Split, Task
-from tasks.sources import Arrays, npz_path, read_npz, read_torchvision
+from .base import Augment, DataNotFound, Scaling, Split, Task
+from .sources import Arrays, npz_path, read_npz, read_torchvision
 
 
 def find(name: str, dataset: str, root: Path, download: bool) -> Arrays:

@@ -7,7 +7,7 @@ import numpy as np
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from engines.inline import InlineGrid
+from echelon.engines.inline import InlineGrid
 
 
 class ShufflingGrid(InlineGrid):

@@ -10,8 +10,8 @@ from flwr.app import Message
 import client_app
 import server_app
 from conf import compose
-from engines.inline import InlineGrid
-from reports import progress
+from echelon.engines.inline import InlineGrid
+from echelon.reports import progress
 
 WORKERS = 3
 SAMPLES = (20, 30, 40)

@@ -8,7 +8,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
+EXTENDED = ("clients", "partitioners", "strategies", "tasks")
 
 
 def _names(requirements: list[str]) -> set[str]:
@@ -35,13 +35,19 @@ class TestRequirements:
 
 
 class TestPackages:
-    def test_all_are_installed_and_watched(self) -> None:
-        included = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-        assert sorted(name.removesuffix("*") for name in included) == PACKAGES
-        assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == PACKAGES
+    def test_the_wheel_holds_every_package_under_one_name(self) -> None:
+        own = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("echelon/**/__init__.py")}
+        extended = {
+            "echelon." + ".".join(path.parent.relative_to(ROOT).parts)
+            for folder in EXTENDED
+            for path in ROOT.glob(f"{folder}/**/__init__.py")
+        }
+        assert set(PROJECT["tool"]["setuptools"]["packages"]) == own | extended
+        assert PROJECT["tool"]["setuptools"]["package-dir"] == {f"echelon.{folder}": folder for folder in EXTENDED}
 
-    def test_yaml_files_are_installed(self) -> None:
-        assert PROJECT["tool"]["setuptools"]["package-data"]["conf"] == ["**/*.yaml"]
+    def test_every_folder_is_in_the_layers(self) -> None:
+        folders = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
+        assert sorted(PROJECT["tool"]["importlinter"]["root_packages"]) == folders
 
 
 def test_make_lists_its_targets() -> None:

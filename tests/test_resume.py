@@ -17,9 +17,10 @@ import client_app
 import run_sim
 import server_app
 from conf import cli, compose
-from engines.inline import InlineGrid
-from reports import progress
-from strategies import RunStoppedError, ServerState, checkpoint
+from echelon.engines.inline import InlineGrid
+from echelon.reports import progress
+from echelon.server import checkpoint
+from strategies import RunStoppedError, ServerState
 from tests.processes import Family, wait_for
 
 ROUNDS = 40

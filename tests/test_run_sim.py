@@ -12,9 +12,9 @@ import torch
 from flwr.app import ArrayRecord
 
 import run_sim
-from assembly.checks import check
-from assembly.evaluation import Evaluation
-from assembly.task import build_model
+from app.checks import check
+from app.evaluation import Evaluation
+from app.task import build_model
 from conf import ConfigError, cli, compose, config_hash, from_yaml
 from partitioners import plan as plans
 from tasks import load

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from clients import make_client_app
 from clients.fleet import Device, Fleet, Jitter
-from engines.inline import InlineGrid
+from echelon.engines.inline import InlineGrid
 from strategies import SGD, NonBlocking, PerWorkerStrategy, Plan
 
 FEATURES = 5

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.experiments import measures
 from benchmarks.experiments.runner import arguments, print_table, spread, sweep
-from reports.run_folder import RunFolder
+from echelon.reports.run_folder import RunFolder
 
 COMMON = [
     *("task=fashion_mnist", "model=mlp", "task.train_limit=10000", "fleet=uniform", "work=full_batch"),

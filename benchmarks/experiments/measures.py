@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from reports.run_folder import RunFolder
+from echelon.reports.run_folder import RunFolder
 
 _WINDOW = 10
 

@@ -16,9 +16,10 @@ import numpy as np
 import client_app
 import server_app
 from conf import Config, compose
-from engines.inline import InlineGrid
-from reports import noise, progress
-from reports.run_folder import RunFolder
+from echelon.engines.inline import InlineGrid
+from echelon.reports import capture as noise
+from echelon.reports import progress
+from echelon.reports.run_folder import RunFolder
 
 Runs = dict[str, list[RunFolder]]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.experiments import measures
 from benchmarks.experiments.runner import Runs, arguments, print_table, spread, sweep
-from reports.run_folder import RunFolder
+from echelon.reports.run_folder import RunFolder
 
 TASKS = {
     "digits": ["task=digits", "model=mlp", "batch_size=64", "minibatch_size=8", "rounds=120", "learning_rate=0.05"],

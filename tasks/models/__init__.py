@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from algorithms.seeds import rng
-from tasks.base import Shape, Task
-from tasks.models import cnn, cnn1d, mlp, resnet18, resnet50, vgg16, wrn28_10
+from echelon.algorithms.seeds import rng
+
+from ..base import Shape, Task
+from . import cnn, cnn1d, mlp, resnet18, resnet50, vgg16, wrn28_10
 
 
 class Row(NamedTuple):

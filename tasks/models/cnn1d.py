@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from tasks.base import Shape
+from ..base import Shape
 
 
 def build(shape: Shape) -> nn.Module:

@@ -4,7 +4,7 @@ from math import prod
 
 from torch import nn
 
-from tasks.base import Shape
+from ..base import Shape
 
 
 def build(shape: Shape) -> nn.Module:

@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from tasks.base import Shape
-from tasks.models.stem import cifar_form
+from ..base import Shape
+from .stem import cifar_form
 
 
 def build(shape: Shape) -> nn.Module:

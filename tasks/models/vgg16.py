@@ -2,8 +2,8 @@
 
 from torch import nn
 
-from tasks.base import Shape
-from tasks.models.stem import initialise
+from ..base import Shape
+from .stem import initialise
 
 
 def build(shape: Shape) -> nn.Module:

@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.base import Shape
-from tasks.models.stem import initialise
+from ..base import Shape
+from .stem import initialise
 
 _BLOCKS_PER_GROUP = 4  # (28 - 4) / 6
 _WIDTHS = (160, 320, 640)

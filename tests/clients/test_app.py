@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import FedAvg
 from torch import Tensor
 
 from clients import make_client_app, rank_of
-from clients.messages import ARRAYS, CONFIG, METRICS, ROSTER_QUERY, RosterEntry, TrainInstructions
-from engines.inline import InlineGrid
+from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, ROSTER_QUERY, RosterEntry, TrainInstructions
 from strategies import SGD, AllReduce, FullBatch
 from tests import tiny
 
@@ -147,7 +147,7 @@ def test_reply_to_fedavg_is_plain() -> None:
 
 def test_a_client_process_needs_no_torch() -> None:
     """In a deployment every message starts a process: it must not pay for torch unless it holds the worker."""
-    code = "import sys, clients.app, clients.messages; print('torch' in sys.modules)"
+    code = "import sys, clients.app, echelon.protocol.messages; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from clients.clocks import VirtualClock
 from clients.data import Batch, TensorData
-from clients.flat_model import FlatModel
-from clients.messages import TrainInstructions
+from clients.model import FlatModel
 from clients.training import LocalUpdate, train
+from echelon.protocol.messages import TrainInstructions
 from tests import tiny
 
 X, Y = tiny.data()

@@ -10,10 +10,11 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from algorithms.partial import sample_order
 from clients.data import TensorData
 from clients.fleet import Device, Fleet
-from clients.messages import (
+from clients.worker import Worker
+from echelon.algorithms.partial import sample_order
+from echelon.protocol.messages import (
     ARRAYS,
     CONFIG,
     METRICS,
@@ -25,7 +26,6 @@ from clients.messages import (
     as_ndarray,
     shard_record,
 )
-from clients.worker import Worker
 from tests import tiny
 
 X, Y = tiny.data()

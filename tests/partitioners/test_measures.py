@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from partitioners import kernel, measures
+from partitioners import measures
+from partitioners.submodular import kernel
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(1500, 5)).astype(np.float32)

@@ -7,8 +7,8 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from clients.messages import ARRAYS, CONFIG, METRICS, ROSTER_QUERY, RosterEntry, TrainInstructions, TrainReport
-from engines.inline import InlineGrid
+from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, ROSTER_QUERY, RosterEntry, TrainInstructions, TrainReport
 
 
 @dataclass

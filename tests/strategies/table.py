@@ -5,6 +5,7 @@ from functools import partial
 
 from flwr.app import ArrayRecord
 
+from echelon.core.work import WorkPolicy
 from strategies import (
     ALDSGD,
     DPSGD,
@@ -16,7 +17,6 @@ from strategies import (
     OverSelection,
     PerWorkerStrategy,
 )
-from strategies.work import WorkPolicy
 from tests import tiny
 
 Factory = Callable[..., PerWorkerStrategy]

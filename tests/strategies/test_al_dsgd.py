@@ -6,7 +6,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from algorithms.mixing import metropolis
+from echelon.algorithms.mixing import metropolis
 from strategies import ALDSGD, FullBatch, Plan, ServerState
 from tests.strategies import scripted
 

@@ -13,10 +13,11 @@ from flwr.serverapp.strategy import Result
 
 import clients.app
 from clients.fleet import Device, Fleet, Jitter
-from clients.messages import ARRAYS
-from engines.inline import InlineGrid
-from strategies import SGD, Plan, ServerState, checkpoint
-from strategies.work import WorkPolicy
+from echelon.core.work import WorkPolicy
+from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import ARRAYS
+from echelon.server import checkpoint
+from strategies import SGD, Plan, ServerState
 from tests import tiny
 from tests.grids import ShufflingGrid
 from tests.strategies.table import STRATEGIES, WORK, Factory

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from algorithms.partial import sample_order
+from echelon.algorithms.partial import sample_order
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FullBatch, Matcha, NonBlocking, Plan
 from tests import tiny
 from tests.strategies.table import STRATEGIES

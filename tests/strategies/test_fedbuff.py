@@ -11,19 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clients.fleet import Jitter
-from clients.messages import TrainInstructions
-from engines.inline import InlineGrid
-from strategies import (
-    SGD,
-    AllReduce,
-    AllWorkersFailedError,
-    FedBuff,
-    FullBatch,
-    NonBlocking,
-    NormLimit,
-    ServerState,
-    checkpoint,
-)
+from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import TrainInstructions
+from echelon.server import checkpoint
+from strategies import SGD, AllReduce, AllWorkersFailedError, FedBuff, FullBatch, NonBlocking, NormLimit, ServerState
 from tests import tiny
 from tests.strategies import scripted
 from tests.strategies.scripted import Script

@@ -6,8 +6,8 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from algorithms import matcha
-from algorithms.topology import build, matchings
+from echelon.algorithms import matcha
+from echelon.algorithms.topology import build, matchings
 from strategies import FullBatch, Matcha, Plan, ServerState
 from tests.strategies import scripted
 

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from algorithms.mixing import mix
+from echelon.algorithms.mixing import mix
 from strategies import SGD, AllReduce, AllWorkersFailedError, FullBatch, NonBlocking, OverSelection
 from tests import tiny
 from tests.strategies import scripted

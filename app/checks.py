@@ -1,0 +1,74 @@
+"""Checks that need data and devices: what can be known before anything starts ends here in one line."""
+
+import csv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import partitioners
+import tasks
+from app.fleet import make_fleet
+from app.partition import held_out
+from app.task import load_task
+from conf import Config, ConfigError, groups
+from echelon.algorithms.seeds import rng
+from tasks import Task
+
+
+def check(config: Config, *, deployed: bool = False) -> None:
+    """Load the data and compare it with the rest of the configuration.
+
+    Parameters
+    ----------
+    config : Config
+        Of the run.
+    deployed : bool
+        Whether the workers are elsewhere, and so are their devices.
+
+    Raises
+    ------
+    ConfigError
+        If data is missing or does not fit, or there is no such device.
+    """
+    if config.device == "cuda" and not deployed and not torch.cuda.is_available():
+        raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
+    with _in_one_line("fleet.path"):
+        make_fleet(config)
+    if config.partitioner.name == "local":
+        return
+    with _in_one_line("task.root"):
+        task = load_task(config, config.task.root)
+        model = tasks.MODELS[config.model.name]
+        if not model.fits(task.input_shape):
+            tasks.build_model(config.model.name, task)
+    if len(task.train) < config.workers:
+        raise ConfigError(
+            f"workers must be at most the {len(task.train)} training samples of task={config.task.name}; "
+            f"got {config.workers}"
+        )
+    # A resumed run keeps the plan that it had.
+    if isinstance(config.partitioner, groups.File) and config.resume is None:
+        _check_plan(config, config.partitioner, task)
+
+
+def _check_plan(config: Config, chosen: groups.File, task: Task) -> None:
+    pool = np.setdiff1d(np.arange(len(task.train)), held_out(config, len(task.train)))
+    with _in_one_line("partitioner.path"):
+        partitioner = partitioners.build("file", path=Path(chosen.path))
+        partitioner(task.train.y.numpy()[pool], [1.0] * config.workers, rng(config.seed, "partition"))
+
+
+@contextmanager
+def _in_one_line(key: str) -> Iterator[None]:
+    """Turn the errors of reading what ``key`` names into a ConfigError."""
+    try:
+        yield
+    except tasks.DataNotFound as error:
+        raise ConfigError(str(error)) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"{key} cannot be read: {error}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error

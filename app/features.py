@@ -1,0 +1,53 @@
+"""What a partitioner compares samples by."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from numpy.typing import NDArray
+from torch import nn
+
+from app.task import build_model
+from conf import Config, ConfigError, groups
+from echelon.algorithms.seeds import rng
+from echelon.server import checkpoint
+from echelon.server.evaluation import consensus_row
+from echelon.server.layout import Layout
+from partitioners.submodular import features
+from tasks import Task
+
+_CHUNK = 2048
+
+
+def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
+    """Return the features of all training samples, shape (n, d): pixels, principal components, or a model's.
+
+    Raises
+    ------
+    ConfigError
+        If the model of ``features=model`` is not there or is another.
+    """
+    chosen = config.partitioner
+    raw = task.train.features()
+    if not isinstance(chosen, groups.Submodular) or chosen.features == "raw":
+        return raw
+    if chosen.features == "pca":
+        return features.pca(raw, chosen.components, rng(config.seed, "features"))
+    model = _trained_model(config, str(chosen.model_path))
+    chunks = torch.split(torch.arange(len(task.train)), _CHUNK)
+    return np.concatenate([features.penultimate(model, task.train.batch(chunk)[0]) for chunk in chunks])
+
+
+def _trained_model(config: Config, path: str) -> nn.Module:
+    """Return the consensus model of an earlier run."""
+    model = build_model(config)
+    layout = Layout(ArrayRecord(model.state_dict()))
+    try:
+        rows = checkpoint.load(Path(path) / "checkpoint").rows
+    except checkpoint.CheckpointError as error:
+        raise ConfigError(f"partitioner.model_path must be a run folder with a checkpoint; got {path}") from error
+    if rows.shape[1] != layout.size:
+        raise ConfigError(f"partitioner.model_path must be a run of model={config.model.name}; got {path}")
+    model.load_state_dict(layout.arrays(consensus_row(rows)).to_torch_state_dict())
+    return model

@@ -1,0 +1,1 @@
+"""Straggler-proof, leader-weighted, resource-aware training for Flower and PyTorch."""

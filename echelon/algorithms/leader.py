@@ -1,0 +1,173 @@
+"""AL-DSGD: every worker leans on two neighbours, the one with the lowest loss and the best connected one."""
+
+from typing import NamedTuple
+
+import networkx as nx
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from echelon.algorithms.mixing import Matrix, restrict
+
+Ranks = NDArray[np.intp]
+
+
+class Leaders(NamedTuple):
+    """The leaders of every worker, (N,) ranks each; a worker without a neighbour, and an absent one, leads itself."""
+
+    best: Ranks
+    degree: Ranks
+
+
+def leaders(
+    graph: nx.Graph, losses: ArrayLike, present: ArrayLike | None = None, degree_graph: nx.Graph | None = None
+) -> Leaders:
+    """Find b(i), the lowest loss, and d(i), the highest degree, among worker i and its present neighbours.
+
+    Ties go to i itself, then to the lowest rank.
+
+    Parameters
+    ----------
+    graph : networkx.Graph
+        The round's active graph on ranks 0..N-1.
+    losses : array_like
+        (N,) training losses; NaN (unknown) never wins against a known loss.
+    present : array_like, optional
+        Ranks that take part; default: all.
+    degree_graph : networkx.Graph, optional
+        Graph whose degrees count: by default `graph`. Over MATCHA pass the round's base graph, whose matchings are
+        partly inactive in `graph`; to count present neighbours only, pass ``graph.subgraph(present)``.
+
+    Returns
+    -------
+    Leaders
+        ``best`` and ``degree``, (N,) ranks.
+
+    Raises
+    ------
+    ValueError
+        If there is not one loss per worker of the graph.
+
+    References
+    ----------
+    AL-DSGD, arXiv 2405.11389, section 3 (adjacent leaders).
+    """
+    n = len(graph)
+    known = np.asarray(losses, dtype=np.float64)
+    if known.shape != (n,):
+        raise ValueError(f"losses must be one per worker, shape ({n},); got shape {known.shape}")
+    known = np.where(np.isnan(known), np.inf, known)
+    degrees = graph.degree if degree_graph is None else degree_graph.degree
+    here = set(range(n) if present is None else np.asarray(present).tolist())
+    found = Leaders(np.arange(n), np.arange(n))
+    for i in sorted(here):
+        circle = [i, *sorted(here.intersection(graph[i]))]  # min and max return the first of equals
+        found.best[i] = min(circle, key=known.__getitem__)
+        found.degree[i] = max(circle, key=degrees.__getitem__)
+    return found
+
+
+def operator(
+    W: Matrix,
+    graph: nx.Graph,
+    losses: ArrayLike,
+    *,
+    c1: float,
+    c2: float,
+    p1: float,
+    p2: float,
+    present: ArrayLike | None = None,
+    degree_graph: nx.Graph | None = None,
+) -> Matrix:
+    """Return the AL-DSGD step as one matrix: X+ = operator @ Y.
+
+    With m = W Y, leaders b and d (see `leaders`): z_i = (1 - c1 - c2) m_i + c1 y_b + c2 y_d (leader weights), then
+    x_i+ = z_i - p1 (z_i - y_b) - p2 (z_i - y_d) (corrective force). In closed form A W + B P_b + D P_d with
+    A = (1 - p1 - p2)(1 - c1 - c2), B = (1 - p1 - p2) c1 + p1, D = (1 - p1 - p2) c2 + p2, A + B + D = 1.
+    It is row- but not column-stochastic: the mean model moves towards the leaders.
+
+    Parameters
+    ----------
+    W : numpy.ndarray
+        (N, N) mixing matrix of the base rule (D-PSGD or MATCHA) for all workers; restricted to those present here.
+    graph, losses, present, degree_graph
+        As in `leaders`.
+    c1, c2 : float
+        Weights of the leader by loss and of the leader by degree, at least 0, together below 1.
+    p1, p2 : float
+        Forces towards the two leaders, at least 0, together below 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N). A worker with no present neighbour keeps its row of the restricted W: c and p do not act on it.
+
+    Raises
+    ------
+    ValueError
+        If a weight is out of range, or there is not one loss per worker.
+    """
+    check_weights(c1, c2, p1, p2)
+    found = leaders(graph, losses, present, degree_graph)
+    mixed = W.copy() if present is None else restrict(W, present)
+    here = set(range(len(W)) if present is None else np.asarray(present).tolist())
+    led = [i for i in sorted(here) if here.intersection(graph[i]) - {i}]
+    rest = 1 - p1 - p2
+    mixed[led] *= rest * (1 - c1 - c2)
+    mixed[led, found.best[led]] += rest * c1 + p1
+    mixed[led, found.degree[led]] += rest * c2 + p2
+    return mixed
+
+
+def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
+    """Return the matrix A of the in-step force's anchors A @ X: rows (l_N x_b + l_D x_d) / (l_N + l_D).
+
+    A worker's step then adds (l_N + l_D)(x - anchor) = l_N (x - x_b) + l_D (x - x_d) to its gradient. Where both
+    leaders are the worker itself, the anchor is its own row.
+
+    Parameters
+    ----------
+    found : Leaders
+        Leaders of the previous round.
+    l_n, l_d : float
+        Strengths of the pull to the leader by loss and to the leader by degree, at least 0, not both 0.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N, N), rows sum to 1.
+
+    Raises
+    ------
+    ValueError
+        If a strength is negative or both are 0.
+    """
+    for name, value in (("l_n", l_n), ("l_d", l_d)):
+        if not 0 <= value < np.inf:
+            raise ValueError(f"strategy.{name} must be at least 0 and finite; got {value}")
+    if l_n + l_d == 0:
+        raise ValueError("strategy.l_n + strategy.l_d must be above 0; got 0 + 0")
+    identity = np.eye(len(found.best))
+    return (l_n * identity[found.best] + l_d * identity[found.degree]) / (l_n + l_d)
+
+
+def decay(value: float, rate: float, round: int) -> float:  # noqa: A002
+    """Return value * rate^round: one of c1, c2, p1, p2 (or l_n, l_d) in a round counted from 0.
+
+    Raises
+    ------
+    ValueError
+        If the rate lies outside (0, 1].
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"strategy.decay must lie in (0, 1]; got {rate}")
+    return value * rate**round
+
+
+def check_weights(c1: float, c2: float, p1: float, p2: float) -> None:
+    """Raise ValueError, naming the key, unless all are in [0, 1), c1 + c2 < 1 and p1 + p2 < 1."""
+    for name, value in (("c1", c1), ("c2", c2), ("p1", p1), ("p2", p2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"strategy.{name} must lie in [0, 1); got {value}")
+    for name, first, second in (("c", c1, c2), ("p", p1, p2)):
+        if first + second >= 1:
+            raise ValueError(f"strategy.{name}1 + strategy.{name}2 must be below 1; got {first} + {second}")

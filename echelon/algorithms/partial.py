@@ -1,0 +1,194 @@
+"""Partial work (He & Dube, arXiv 2211.00889): budgets, cursors over a shard, estimators for unequal gradient sums."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from echelon.algorithms.seeds import rng
+
+Trigger = Literal["fastest", "quorum", "deadline"]
+Estimator = Literal["nominal", "finished", "per_worker", "expected"]
+
+
+def budget(
+    seconds_per_minibatch: ArrayLike,
+    remaining: ArrayLike,
+    trigger: Trigger = "fastest",
+    *,
+    quorum: float = 0.5,
+    deadline: float | None = None,
+) -> float:
+    """Turn a trigger into the seconds of computing that every worker gets in a round.
+
+    ``T = q-quantile over workers of remaining_i * tau_i``: the predicted time at which the trigger fires.
+
+    Parameters
+    ----------
+    seconds_per_minibatch : array_like, shape (N,)
+        Estimates tau_i in seconds; NaN where a worker's speed is not known yet (such a worker is passed over).
+    remaining : array_like, shape (N,) or ()
+        Mini-batches of each worker's target.
+    trigger : {"fastest", "quorum", "deadline"}
+        Who ends the round: the first worker to finish, the ``quorum``-th fraction of the workers, or the clock.
+    quorum : float
+        Fraction in (0, 1] for ``trigger="quorum"``; 1 waits for everybody.
+    deadline : float, optional
+        Seconds for ``trigger="deadline"``.
+
+    Returns
+    -------
+    float
+        Seconds, or infinity while no worker's speed is known.
+
+    Raises
+    ------
+    ValueError
+        If the trigger is unknown or its parameter is out of range.
+    """
+    if trigger not in get_args(Trigger):
+        raise ValueError(f"work.trigger must be one of {', '.join(get_args(Trigger))}; got {trigger}")
+    if trigger == "deadline":
+        if deadline is None or not deadline > 0:
+            raise ValueError(f"work.deadline must be a positive number of seconds; got {deadline}")
+        return float(deadline)
+    if not 0 < quorum <= 1:
+        raise ValueError(f"work.quorum must lie in (0, 1]; got {quorum}")
+    finish = np.asarray(remaining, dtype=np.float64) * np.asarray(seconds_per_minibatch, dtype=np.float64)
+    finish = np.sort(finish[np.isfinite(finish)])
+    if finish.size == 0:
+        return float("inf")
+    last = 0 if trigger == "fastest" else int(np.ceil(quorum * finish.size - 1e-9)) - 1
+    return float(finish[last])
+
+
+def scales(
+    counts: ArrayLike, target: ArrayLike, estimator: Estimator = "nominal", expected: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Return the factors s_i by which ``direction = mean_i s_i S_i`` weighs the gradient sums.
+
+    Parameters
+    ----------
+    counts : array_like, shape (N,)
+        Finished work M_i of each worker, in mini-batches or, where the last one may be short, in samples.
+    target : array_like, shape () or (N,)
+        The full work M in the same unit.
+    estimator : {"nominal", "finished", "per_worker", "expected"}
+        See :func:`combine`.
+    expected : array_like, shape (N,), optional
+        Running means E[M_i], for ``estimator="expected"``.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        s_i in units of 1/count; zero where a worker that finished nothing must not count.
+
+    Raises
+    ------
+    ValueError
+        If the estimator is unknown, or ``expected`` is missing.
+    """
+    done = np.asarray(counts, dtype=np.float64)
+    match estimator:
+        case "nominal":
+            return np.broadcast_to(1.0 / np.asarray(target, dtype=np.float64), done.shape).copy()
+        case "finished":
+            return np.full(done.shape, done.size / done.sum() if done.sum() > 0 else 0.0)
+        case "per_worker":
+            share = done.size / max(int(np.count_nonzero(done)), 1)
+            return np.divide(share, done, out=np.zeros_like(done), where=done > 0)
+        case "expected":
+            if expected is None:
+                raise ValueError("estimator 'expected' needs the running means E[M_i]; got none")
+            mean = np.asarray(expected, dtype=np.float64)
+            return np.divide(1.0, mean, out=np.zeros_like(mean), where=mean > 0)
+    raise ValueError(f"work.estimator must be one of {', '.join(get_args(Estimator))}; got {estimator}")
+
+
+def combine(
+    sums: ArrayLike,
+    counts: ArrayLike,
+    target: ArrayLike,
+    estimator: Estimator = "nominal",
+    *,
+    expected: ArrayLike | None = None,
+) -> NDArray[np.float64]:
+    """Combine gradient sums over unequal numbers of mini-batches into one descent direction.
+
+    ``nominal``: sum_i S_i / (N M). ``finished``: sum_i S_i / sum_i M_i. ``per_worker``: mean over workers with
+    M_i > 0 of S_i / M_i. ``expected``: (1/N) sum_i S_i / E[M_i].
+
+    Parameters
+    ----------
+    sums : array_like, shape (N, P)
+        S_i, the sum of worker i's finished mini-batch gradients (of its samples' gradients, if counts are samples).
+    counts : array_like, shape (N,)
+        M_i.
+    target : array_like, shape () or (N,)
+        M.
+    estimator : {"nominal", "finished", "per_worker", "expected"}
+        Unbiased for IID shards (``nominal`` up to the finished share, ``finished`` with the least variance) or for
+        unlike ones (``per_worker`` when every M_i >= 1, ``expected`` also when some M_i = 0).
+    expected : array_like, shape (N,), optional
+        Running means E[M_i], for ``expected``.
+
+    Returns
+    -------
+    ndarray, shape (P,)
+        The direction; reduced in rank order.
+    """
+    factors = scales(counts, target, estimator, expected)
+    return factors @ np.asarray(sums, dtype=np.float64) / factors.size
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """Where a worker goes on in its data: ``position`` samples of pass ``epoch`` are used up."""
+
+    epoch: int = 0
+    position: int = 0
+
+    def advance(self, samples: int, shard_size: int) -> "Cursor":
+        """Return the cursor after ``samples`` more samples of a shard of ``shard_size``."""
+        passes, position = divmod(self.position + samples, shard_size)
+        return Cursor(self.epoch + passes, position)
+
+
+def sample_order(seed: int, rank: int, epoch: int, shard_size: int) -> NDArray[np.int64]:
+    """Return the order in which worker ``rank`` visits its shard in pass ``epoch``, shape (shard_size,)."""
+    return rng(seed, "order", rank, epoch).permutation(shard_size)
+
+
+def upcoming(seed: int, rank: int, cursor: Cursor, shard_size: int, count: int) -> NDArray[np.int64]:
+    """Return the next ``count`` positions in a worker's shard, going on from ``cursor`` and over pass boundaries.
+
+    Parameters
+    ----------
+    seed, rank : int
+        Identify the worker's sample order.
+    cursor : Cursor
+        Where to go on.
+    shard_size : int
+        Number of samples that the worker holds, at least 1.
+    count : int
+        How many positions to return.
+
+    Returns
+    -------
+    ndarray of int64, shape (count,)
+        Within a pass nothing is skipped and nothing comes twice, however the passes are cut into rounds.
+    """
+    pieces = []
+    while count > 0:
+        piece = sample_order(seed, rank, cursor.epoch, shard_size)[cursor.position : cursor.position + count]
+        pieces.append(piece)
+        count -= piece.size
+        cursor = cursor.advance(piece.size, shard_size)
+    return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
+
+
+def minibatch_sizes(batch_size: int, minibatch_size: int) -> list[int]:
+    """Split a batch into mini-batches, the last one short where it does not divide."""
+    full, rest = divmod(batch_size, minibatch_size)
+    return [minibatch_size] * full + ([rest] if rest else [])

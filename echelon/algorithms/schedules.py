@@ -1,0 +1,139 @@
+"""Schedules: which graph is active in which round."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import networkx as nx
+import numpy as np
+
+from echelon.algorithms.colouring import matchings
+from echelon.algorithms.connectivity import require_connected
+from echelon.algorithms.seeds import rng
+
+_CANDIDATES = 32  # relabellings drawn per copy; the one that has most new edges is kept
+
+
+class Schedule(Protocol):
+    """The graph of every round; rounds count from 0."""
+
+    @property
+    def period(self) -> int | None:
+        """Rounds after which the graphs repeat; None if they are drawn afresh each round."""
+
+    @property
+    def support(self) -> nx.Graph:
+        """Union of all graphs that can become active."""
+
+    def graph(self, round: int) -> nx.Graph:  # noqa: A002
+        """Return the graph of a round; not to be modified."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """Round t uses ``graphs[t mod K]``."""
+
+    graphs: tuple[nx.Graph, ...]
+
+    @property
+    def period(self) -> int:
+        """Return the number of graphs K."""
+        return len(self.graphs)
+
+    @property
+    def support(self) -> nx.Graph:
+        """Return the union of the graphs."""
+        return nx.compose_all(self.graphs)
+
+    def graph(self, round: int) -> nx.Graph:  # noqa: A002
+        """Return the graph of a round."""
+        return self.graphs[round % len(self.graphs)]
+
+
+@dataclass(frozen=True)
+class RandomMatching:
+    """Each round a seeded random maximal matching of the base graph, a pure function of (seed, round)."""
+
+    base: nx.Graph
+    seed: int
+
+    @property
+    def period(self) -> None:
+        """Return None: no round repeats another."""
+        return
+
+    @property
+    def support(self) -> nx.Graph:
+        """Return the base graph: each of its edges can become active."""
+        return self.base
+
+    def graph(self, round: int) -> nx.Graph:  # noqa: A002
+        """Return the matching of a round as a graph on all ranks."""
+        matched: set[int] = set()
+        graph = nx.empty_graph(self.base.number_of_nodes())
+        for i, j in rng(self.seed, "matching", round).permutation(sorted(self.base.edges)).tolist():
+            if not matched & {i, j}:
+                matched |= {i, j}
+                graph.add_edge(i, j)
+        return graph
+
+
+def static(graph: nx.Graph) -> Cycle:
+    """Return the schedule that uses one graph in every round."""
+    return Cycle((graph,))
+
+
+def rotation(graph: nx.Graph, k: int, seed: int) -> Cycle:
+    """Rotate k relabelled copies of one graph (AL-DSGD's dynamic graphs).
+
+    Copy 0 is the graph itself. In each further copy the workers with the lowest total degree so far take the places of
+    the highest degree; places are drawn at random among equals, and of 32 draws the one with most new edges is kept.
+    The matchings are relabelled with the graph, so one MATCHA plan fits all copies.
+
+    Parameters
+    ----------
+    graph : networkx.Graph
+        Graph on ranks 0..N-1.
+    k : int
+        Number of copies, at least 1.
+    seed : int
+        The run's root seed.
+
+    Returns
+    -------
+    Cycle
+        Round t uses copy ``t mod k``.
+
+    Raises
+    ------
+    ValueError
+        If k is below 1.
+    """
+    if k < 1:
+        raise ValueError(f"topology.rotate must be at least 1; got {k}")
+    copies, parts = [graph], matchings(graph)
+    for copy in range(1, k):
+        generator = rng(seed, "rotation", copy)
+        union = nx.compose_all(copies)
+        totals = sum(np.array([other.degree[rank] for rank in range(len(graph))]) for other in copies)
+        candidates = [_relabelled(graph, parts, np.asarray(totals), generator) for _ in range(_CANDIDATES)]
+        copies.append(max(candidates, key=lambda candidate: sum(not union.has_edge(*edge) for edge in candidate.edges)))
+    return Cycle(tuple(copies))
+
+
+def _relabelled(
+    graph: nx.Graph, parts: list[list[tuple[int, int]]], totals: np.ndarray, generator: np.random.Generator
+) -> nx.Graph:
+    """Return a copy whose best connected places go to the workers with the lowest total degree."""
+    shuffled = generator.permutation(len(graph))
+    workers = shuffled[np.argsort(totals[shuffled], kind="stable")]
+    places = sorted(range(len(graph)), key=lambda place: -graph.degree[place])
+    taken = dict(zip(places, workers.tolist(), strict=True))
+    copy = nx.empty_graph(len(graph))
+    copy.graph["matchings"] = [[(taken[i], taken[j]) for i, j in matching] for matching in parts]
+    copy.add_edges_from(edge for matching in copy.graph["matchings"] for edge in matching)
+    return copy
+
+
+def check_connected(schedule: Schedule) -> None:
+    """Raise ValueError, naming the components, unless the union of the graphs of one period is connected."""
+    require_connected(schedule.support, "the union of the graphs of one period", "add edges between them")

@@ -1,0 +1,255 @@
+"""Graphs on ranks 0..N-1 by name, and the schedules made of them (re-exported from their own files)."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from echelon.algorithms.colouring import matchings
+from echelon.algorithms.connectivity import require_connected
+from echelon.algorithms.schedules import Cycle, RandomMatching, Schedule, check_connected, rotation, static
+from echelon.algorithms.seeds import rng
+
+__all__ = [
+    "SCHEDULES",
+    "TOPOLOGIES",
+    "Cycle",
+    "RandomMatching",
+    "Schedule",
+    "build",
+    "check_connected",
+    "g0",
+    "g0_copies",
+    "legacy_alternating",
+    "matchings",
+    "rotation",
+    "schedule",
+    "static",
+]
+
+Edge = tuple[int, int]
+
+# The eight-node graph of the MATCHA and AL-DSGD papers and its two copies, in the published matchings and their order.
+_G0: tuple[tuple[Edge, ...], ...] = (
+    ((1, 5), (6, 7), (0, 4), (2, 3)),
+    ((1, 7), (3, 6)),
+    ((0, 1), (3, 7), (5, 6)),
+    ((1, 2), (0, 7)),
+    ((1, 3),),
+)
+_G1: tuple[tuple[Edge, ...], ...] = (
+    ((4, 6), (2, 5), (1, 3), (0, 7)),
+    ((2, 4), (0, 5)),
+    ((3, 4), (0, 2), (5, 6)),
+    ((4, 7), (2, 3)),
+    ((0, 4),),
+)
+_G2: tuple[tuple[Edge, ...], ...] = (
+    ((2, 3), (0, 4), (6, 7), (1, 5)),
+    ((3, 4), (0, 1)),
+    ((3, 6), (1, 4), (0, 2)),
+    ((3, 5), (4, 6)),
+    ((1, 3),),
+)
+_DRAWS = 100  # attempts at a connected random graph
+
+
+def g0() -> nx.Graph:
+    """Return G0, the papers' graph of eight workers (12 edges, degrees 1 to 5), with its published matchings."""
+    return _published(_G0)
+
+
+def g0_copies() -> tuple[nx.Graph, nx.Graph, nx.Graph]:
+    """Return G0 and the two relabelled copies that AL-DSGD's released code rotates it with."""
+    return _published(_G0), _published(_G1), _published(_G2)
+
+
+def build(name: str, n: int, *, seed: int = 0, **params: Any) -> nx.Graph:
+    """Build a graph on ranks 0..n-1.
+
+    Parameters
+    ----------
+    name : str
+        ``ring``, ``torus`` (rows x columns, as square as n allows), ``complete``, ``star`` (hub 0), ``path``, ``er``
+        (Erdos-Renyi), ``geometric`` (in the unit square), ``regular`` (random), ``exponential`` (i to i + 2^k mod n),
+        ``g0`` (n = 8) or ``edges``.
+    n : int
+        Number of workers, at least 1.
+    seed : int
+        The run's root seed, for the random graphs: they are redrawn until they are connected.
+    **params
+        ``p`` (er: edge probability, default 0.5), ``radius`` (geometric, default 0.5), ``degree`` (regular, default 3),
+        ``edges`` (edges: pairs of ranks; may be disconnected, which a schedule checks).
+
+    Returns
+    -------
+    networkx.Graph
+        Nodes 0..n-1 in order, edges in sorted order.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or parameter, a value out of range, a bad edge (named), or a random graph that does not
+        come out connected in 100 draws (its components are named).
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"topology must be one of {', '.join(_BUILDERS)}; got {name!r}")
+    if n < 1:
+        raise ValueError(f"workers must be at least 1; got {n}")
+    builder, defaults = _BUILDERS[name]
+    for key, value in params.items():
+        if key not in defaults:
+            allowed = ", ".join(defaults) or "none"
+            raise ValueError(f"topology.{key} is no parameter of {name} (its parameters: {allowed}); got {value!r}")
+    drawn = builder(n, rng(seed, "rotation", 0), **{**defaults, **params})
+    return _on_ranks(n, drawn.edges, **drawn.graph)
+
+
+def legacy_alternating(graph: nx.Graph) -> Cycle:
+    """Alternate the first two matchings of a graph: the fault of AL-DSGD's released "D-PSGD", kept to show its effect.
+
+    For G0 these are the first two of the published ones, which split it into {0, 4} and the rest. No check demands that
+    their union is connected. Do not train with it.
+    """
+    return Cycle(tuple(_on_ranks(len(graph), matching) for matching in matchings(graph)[:2]) or (graph,))
+
+
+def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: int = 0, **params: Any) -> Schedule:
+    """Turn configuration values into a schedule, and check that its union is connected.
+
+    Parameters
+    ----------
+    name : str
+        A name that `build` knows, or ``g0_rotating``: the papers' three copies of G0 in turn.
+    n : int
+        Number of workers.
+    kind : str
+        ``static``; ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
+        ``legacy_alternating`` (see there; exempt from the check).
+    rotate : int
+        Copies of a rotation; ``g0_rotating`` has its three.
+    seed : int
+        The run's root seed.
+    **params
+        Handed to `build`.
+
+    Returns
+    -------
+    Schedule
+        ``graph(round)`` for rounds from 0.
+
+    Raises
+    ------
+    ValueError
+        As `build`; for an unknown kind; if the union over one period is not connected (the components are named).
+    """
+    if kind not in SCHEDULES:
+        raise ValueError(f"topology.schedule must be one of {', '.join(SCHEDULES)}; got {kind!r}")
+    if name == "g0_rotating":
+        if kind not in ("static", "rotation"):
+            raise ValueError(f"topology.schedule of g0_rotating must be static or rotation; got {kind!r}")
+        if rotate != len(g0_copies()):
+            raise ValueError(f"topology.rotate of g0_rotating must be {len(g0_copies())}; got {rotate}")
+        build("g0", n, **params)
+        return Cycle(g0_copies())
+    graph = build(name, n, seed=seed, **params)
+    if kind == "legacy_alternating":
+        return legacy_alternating(graph)
+    made: Schedule
+    if kind == "random_matching":
+        made = RandomMatching(graph, seed)
+    else:
+        made = rotation(graph, rotate if kind == "rotation" else 1, seed)
+    check_connected(made)
+    return made
+
+
+def _published(parts: Sequence[Sequence[Edge]]) -> nx.Graph:
+    return _on_ranks(8, (edge for matching in parts for edge in matching), matchings=parts)
+
+
+def _on_ranks(n: int, edges: Iterable[Sequence[int]], **attributes: Any) -> nx.Graph:
+    graph = nx.empty_graph(n)
+    graph.graph.update(attributes)
+    graph.add_edges_from(sorted({(min(edge), max(edge)) for edge in edges if edge[0] != edge[1]}))
+    return graph
+
+
+def _torus(n: int, generator: np.random.Generator) -> nx.Graph:
+    rows = max(divisor for divisor in range(1, math.isqrt(n) + 1) if n % divisor == 0)
+    grid = nx.grid_2d_graph(rows, n // rows, periodic=True)
+    return nx.convert_node_labels_to_integers(grid, ordering="sorted")
+
+
+def _er(n: int, generator: np.random.Generator, p: float) -> nx.Graph:
+    if not 0 <= p <= 1:
+        raise ValueError(f"topology.p must lie in [0, 1]; got {p}")
+    return _connected(
+        generator, lambda seed: nx.gnp_random_graph(n, p, seed=seed), f"er with p={p}", "raise topology.p"
+    )
+
+
+def _geometric(n: int, generator: np.random.Generator, radius: float) -> nx.Graph:
+    if not radius >= 0:
+        raise ValueError(f"topology.radius must be at least 0; got {radius}")
+    return _connected(
+        generator,
+        lambda seed: nx.random_geometric_graph(n, radius, seed=seed),
+        f"geometric with radius={radius}",
+        "raise topology.radius",
+    )
+
+
+def _regular(n: int, generator: np.random.Generator, degree: int) -> nx.Graph:
+    if not 0 <= degree < n:
+        raise ValueError(f"topology.degree must lie in [0, {n - 1}] for {n} workers; got {degree}")
+    if degree * n % 2:
+        raise ValueError(f"topology.degree times workers must be even; got {degree} x {n}")
+    return _connected(
+        generator,
+        lambda seed: nx.random_regular_graph(degree, n, seed=seed),
+        f"regular with degree={degree}",
+        "raise topology.degree",
+    )
+
+
+def _connected(generator: np.random.Generator, draw: Callable[[int], nx.Graph], subject: str, remedy: str) -> nx.Graph:
+    for seed in generator.integers(2**31, size=_DRAWS).tolist():
+        graph = draw(seed)
+        if nx.is_connected(graph):
+            break
+    require_connected(graph, f"topology {subject}", f"{remedy} (tried {_DRAWS} draws)")
+    return graph
+
+
+def _g0(n: int, generator: np.random.Generator) -> nx.Graph:
+    if n != 8:
+        raise ValueError(f"topology g0 needs workers=8; got {n}")
+    return g0()
+
+
+def _edges(n: int, generator: np.random.Generator, edges: Iterable[Sequence[int]]) -> nx.Graph:
+    checked = [tuple(edge) for edge in edges]
+    for edge in checked:
+        if len(edge) != 2 or edge[0] == edge[1] or not all(0 <= rank < n for rank in edge):
+            raise ValueError(f"topology.edges must be pairs of different ranks in 0..{n - 1}; got {list(edge)}")
+    return nx.Graph(checked)
+
+
+_BUILDERS: dict[str, tuple[Callable[..., nx.Graph], dict[str, Any]]] = {
+    "ring": (lambda n, _: nx.cycle_graph(n), {}),
+    "torus": (_torus, {}),
+    "complete": (lambda n, _: nx.complete_graph(n), {}),
+    "star": (lambda n, _: nx.star_graph(n - 1), {}),
+    "path": (lambda n, _: nx.path_graph(n), {}),
+    "er": (_er, {"p": 0.5}),
+    "geometric": (_geometric, {"radius": 0.5}),
+    "regular": (_regular, {"degree": 3}),
+    "exponential": (lambda n, _: nx.circulant_graph(n, [2**k for k in range((n - 1).bit_length())]), {}),
+    "g0": (_g0, {}),
+    "edges": (_edges, {"edges": ()}),
+}
+TOPOLOGIES = (*_BUILDERS, "g0_rotating")
+SCHEDULES = ("static", "rotation", "random_matching", "legacy_alternating")

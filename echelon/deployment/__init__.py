@@ -1,0 +1,1 @@
+"""Deployments: credentials, and a whole one on this machine over the loopback interface."""

@@ -1,0 +1,82 @@
+"""A deployment on this machine: ``python -m echelon.deployment.demo [key=value ...]`` or ``make deploy-demo``.
+
+A SuperLink with TLS, SuperNode authentication and a database, and three SuperNodes of different speed, each its own
+process; the run is submitted as on real machines and followed to its end. Keys, database and logs lie in a temporary
+folder; what stays is the run folder.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from echelon.deployment.loopback import Loopback
+
+# Samples per second: a round's four batches take a second on the first device, two and four on the others.
+SPEEDS = (256, 128, 64)
+SETTINGS = (
+    *(f"workers={len(SPEEDS)}", "rounds=8", "eval_every=4", "checkpoint_every=4", "local_steps=4", "batch_size=64"),
+    *("partitioner=stratified", "work=non_blocking", "strategy=d_psgd", "topology=ring"),
+)
+
+
+def main(overrides: list[str]) -> int:
+    """Run the demonstration; return its exit status."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
+
+    run_dir = Path(f"runs/deploy-demo/{datetime.now():%Y-%m-%d-%H-%M-%S}").resolve()
+    with tempfile.TemporaryDirectory(prefix="echelon-") as folder:
+        say("certificates made; starting the SuperLink (TLS, SuperNode authentication, database)")
+        with Loopback(Path(folder)) as deployment:
+            names = [f"supernode-{rank}" for rank in range(len(SPEEDS))]
+            say(f"registering the keys of {len(names)} SuperNodes")
+            deployment.register(*names)
+            for rank, (name, speed) in enumerate(zip(names, SPEEDS, strict=True)):
+                config = f"rank={rank} num-partitions={len(SPEEDS)} samples-per-second={speed}"
+                deployment.start_node(name, config)
+                say(f"{name} started: {config}")
+            following = deployment.run(overrides=" ".join([*SETTINGS, *overrides, f"run_dir={run_dir}"]))
+            say("run submitted with flwr run; the first messages start the trainer processes")
+            for record in _rounds(run_dir / "metrics.jsonl", following):
+                say(_told(record))
+            finished = (run_dir / "summary.json").exists()
+            if not finished:
+                print(deployment.log("run"), file=sys.stderr)
+        say("everything stopped")
+    print(run_dir)
+    return 0 if finished else 1
+
+
+def _rounds(file: Path, following: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the records of a run's rounds as they come, with the seconds that each took, until the run has ended."""
+    told, before = 0, 0.0
+    ended = False
+    while not ended:
+        ended = following.poll() is not None
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        for line in lines[told:]:
+            if line.endswith("\n"):
+                record = json.loads(line)
+                yield {**record, "seconds": record["wall_seconds"] - before}
+                told, before = told + 1, record["wall_seconds"]
+        time.sleep(0.2)
+
+
+def _told(record: dict[str, Any]) -> str:
+    done = ", ".join("-" if count is None else str(count) for count in record["minibatches"])
+    computing = max(seconds for seconds in record["compute_seconds"] if seconds is not None)
+    text = f"round {record['round']}: {record['seconds']:.1f} s, of which {computing:.2f} s computing"
+    accuracy = record.get("consensus_accuracy")
+    return f"{text}; mini-batches {done}" + ("" if accuracy is None else f"; accuracy {accuracy:.3f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

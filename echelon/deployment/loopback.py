@@ -1,0 +1,180 @@
+"""A SuperLink and SuperNodes on this machine: TLS, registered keys, a database, and a process for each.
+
+The same commands as in ``docs/deployment.md``, in a folder of their own, on free ports. Everything that is started here
+is ended by its process id.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from echelon.deployment.credentials import make_certificates, make_node_key
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+CONNECTION = "loopback"
+
+_START_SECONDS = 120.0
+_STOP_SECONDS = 10.0
+
+
+class Loopback:
+    """A deployment on one machine.
+
+    Parameters
+    ----------
+    folder : Path
+        For keys, database, logs and Flower's home; made if it is not there.
+    app : Path
+        Folder of the Flower app to run; this repository by default.
+    """
+
+    def __init__(self, folder: Path, app: Path = ROOT) -> None:
+        self.folder = folder.resolve()
+        self.app = app.resolve()
+        self.logs = self.folder / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self.certificates = make_certificates(self.folder, [HOST, "localhost"])
+        self._environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._groups: list[int] = []
+        home = self.folder / "home-cli"
+        home.mkdir(exist_ok=True)
+        lines = [f"[superlink.{CONNECTION}]", f'address = "{HOST}:{self.port}"']
+        (home / "config.toml").write_text(
+            "\n".join([*lines, f'root-certificates = "{self.certificates.authority}"', ""])
+        )
+
+    def __enter__(self) -> Self:
+        """Start the SuperLink."""
+        try:
+            self.start_superlink()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop everything."""
+        self.stop()
+
+    def start_superlink(self) -> None:
+        """Start the SuperLink and wait until it answers; one that was killed goes on from its database."""
+        made = self.certificates
+        tls = ["--ssl-ca-certfile", made.authority, "--ssl-certfile", made.server, "--ssl-keyfile", made.server_key]
+        where = ["--host", HOST, "--port", self.port, "--database", self.folder / "state.db"]
+        options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+        self._start("superlink", "flower-superlink", *tls, *where, *options)
+        self._wait_for_port()
+
+    def register(self, *names: str) -> None:
+        """Make a key for each SuperNode and register it with the SuperLink."""
+        publics = [make_node_key(self.folder / name) for name in names]
+        calls = [self._flwr("register", "supernode", "register", public, CONNECTION) for public in publics]
+        for public, call in zip(publics, calls, strict=True):
+            if call.wait(_START_SECONDS):
+                raise RuntimeError(f"{public} could not be registered: {self.log('register')}")
+
+    def start_node(self, name: str, config: str) -> subprocess.Popen[bytes]:
+        """Start a SuperNode with its key and ``--node-config``."""
+        where = ["--superlink", f"{HOST}:{self.port}", "--host", HOST, "--port", free_port()]
+        trust = ["--root-certificates", self.certificates.authority]
+        key = self.folder / name
+        if not key.exists():
+            make_node_key(key)
+        own = ["--auth-supernode-private-key", key, "--node-config", config]
+        # Flower looks once a second for a message that has come.
+        quicker = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
+        return self._start(name, "flower-supernode", *where, *trust, *own, **quicker)
+
+    def run(self, **config: str) -> subprocess.Popen[bytes]:
+        """Submit a run with ``flwr run`` and this run configuration; the process follows it and ends with it."""
+        settings = " ".join(f'{name}="{value}"' for name, value in config.items())
+        return self._flwr("run", "run", self.app, CONNECTION, "--run-config", settings, "--stream")
+
+    def log(self, name: str) -> str:
+        """Return what a process has written."""
+        return (self.logs / f"{name}.log").read_text(errors="replace")
+
+    def is_running(self, name: str) -> bool:
+        """Say whether a process was started and has not ended."""
+        return name in self._processes and self._processes[name].poll() is None
+
+    def kill(self, name: str) -> None:
+        """End a process at once (SIGKILL), as a power cut would."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def stop(self) -> None:
+        """End everything that is still running, the SuperLink last, and what those that were killed have left."""
+        running = list(reversed(self._processes.values()))
+        for process in running:
+            process.terminate()
+        for process in running:
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+        for group in self._groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        self._groups.clear()
+
+    def _flwr(self, log: str, *arguments: object) -> subprocess.Popen[bytes]:
+        return self._start(f"{log}-{len(self._processes)}", "flwr", *arguments, log=log, home="cli")
+
+    def _start(
+        self, name: str, program: str, *arguments: object, log: str = "", home: str = "", **variables: str
+    ) -> subprocess.Popen[bytes]:
+        environment = {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home or name}"), **variables}
+        command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
+        with (self.logs / f"{log or name}.log").open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._processes[name] = process
+        self._groups.append(process.pid)
+        return process
+
+    def _wait_for_port(self) -> None:
+        end = time.monotonic() + _START_SECONDS
+        while time.monotonic() < end:
+            if self._processes["superlink"].poll() is not None:
+                break
+            with socket.socket() as probe:
+                if probe.connect_ex((HOST, self.port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"the SuperLink did not start: {self.log('superlink')}")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,163 @@
+"""Warm workers: one trainer process per SuperNode keeps torch, data and model between messages.
+
+Flower starts a fresh process for every message to a real device. The first one starts a trainer process; it and the
+later ones hand their message over, through a Unix socket in a folder that only this user can enter, and stay free of
+torch. There is one trainer per SuperNode: that of an earlier run, a dead or a stuck one is replaced.
+"""
+
+import json
+import math
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flwr.app import RecordDict
+
+from echelon.persistent import processes as warm_process
+from echelon.persistent.channel import KEY_BYTES, ChannelError, Request, introduce, receive_answer, send_request
+
+# Flower's command that handles one message on a real device, and nothing else, has this module.
+_ENTRY = "flwr.supernode.runtime.run_clientapp"
+# A trainer that is idle answers at once; one that has just been started imports Flower first.
+_GREETING_SECONDS = 10.0
+_STARTING_SECONDS = 300.0
+_RECORD = "trainer.json"
+
+
+class TrainerLostError(RuntimeError):
+    """The trainer process died or did not answer in time; the next message will start another one."""
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A trainer process on record, with the run that it works for."""
+
+    pid: int
+    born: str
+    run_id: int
+    key: str
+
+    @classmethod
+    def on_record(cls, folder: Path) -> "Trainer | None":
+        """Return the trainer that a folder tells of."""
+        try:
+            return cls(**json.loads((folder / _RECORD).read_text()))
+        except (FileNotFoundError, TypeError, ValueError):
+            return None
+
+    def record(self, folder: Path) -> None:
+        """Write a record of this trainer."""
+        temporary = folder / f"{_RECORD}.new"
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(folder / _RECORD)
+
+    def end(self) -> None:
+        """End the process."""
+        warm_process.end(self.pid, self.born)
+
+
+def available() -> bool:
+    """Say whether this process was started by a SuperNode for one message (and not by a simulation)."""
+    return os.name == "posix" and _ENTRY in sys.modules
+
+
+def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
+    """Let the trainer process of this process's SuperNode answer a request.
+
+    Parameters
+    ----------
+    app : str
+        ``module:variable`` of the :class:`clients.app.WorkerApp` that answers.
+    request : Request
+        The message.
+    seconds : float
+        Time to answer; a trainer that takes longer is ended.
+
+    Raises
+    ------
+    WorkerFailedError
+        If the request fails there.
+    TrainerLostError
+        If the trainer dies over it, or takes too long.
+    """
+    parent = os.getppid()
+    folder = warm_process.private_folder(parent)
+    trainer, channel = _running(folder, request.context.run_id) or _started(folder, app, request.context.run_id, parent)
+    with channel:
+        channel.settimeout(None if math.isinf(seconds) else seconds)
+        try:
+            send_request(channel, request)
+            return receive_answer(channel)
+        except OSError as error:
+            trainer.end()
+            late = f"it did not answer within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise TrainerLostError(f"the trainer process was ended: {late}") from error
+
+
+def _running(folder: Path, run_id: int) -> tuple[Trainer, socket.socket] | None:
+    """Return the trainer of this run, if it answers; end it if it does not, or is another run's."""
+    trainer = Trainer.on_record(folder)
+    if trainer is None:
+        return None
+    if trainer.run_id == run_id:
+        with suppress(OSError):
+            return trainer, _connected(folder, trainer.key, _GREETING_SECONDS)
+    trainer.end()
+    return None
+
+
+def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer, socket.socket]:
+    """Start a trainer and wait until it answers."""
+    key = secrets.token_hex(KEY_BYTES)
+    path = folder / "socket"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        process = _start_process(listener, app, key, folder, parent)
+    trainer = Trainer(process.pid, warm_process.birth(process.pid) or "", run_id, key)
+    trainer.record(folder)
+    try:
+        return trainer, _connected(folder, key, _STARTING_SECONDS)
+    except OSError as error:
+        trainer.end()
+        raise TrainerLostError(f"the trainer process did not start: {error}") from error
+
+
+def _start_process(listener: socket.socket, app: str, key: str, folder: Path, parent: int) -> "subprocess.Popen[bytes]":
+    from echelon.persistent.trainer import Settings
+
+    born = warm_process.birth(parent)
+    if born is None:
+        raise ChannelError("the SuperNode has ended")
+    settings = Settings(app, key, listener.fileno(), str(folder), parent, born)
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "echelon.persistent.trainer"],
+        stdin=subprocess.PIPE,
+        pass_fds=[listener.fileno()],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    with process.stdin, suppress(BrokenPipeError):
+        process.stdin.write(settings.to_json())
+    process.returncode = 0  # it outlives this process: Popen is not to wait for it
+    return process
+
+
+def _connected(folder: Path, key: str, seconds: float) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX)
+    try:
+        channel.settimeout(seconds)
+        channel.connect(str(folder / "socket"))
+        introduce(channel, bytes.fromhex(key))
+    except BaseException:
+        channel.close()
+        raise
+    return channel

@@ -1,0 +1,86 @@
+"""All arrays of a message in one: Flower moves every array of a message in requests of its own.
+
+A model of a hundred arrays costs a SuperLink some hundred transactions per worker and round; packed, it costs one.
+"""
+
+import json
+from itertools import accumulate, pairwise
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, RecordDict
+from numpy.typing import NDArray
+
+from echelon.protocol.messages import as_ndarray
+
+PACKED = "packed"
+
+_LENGTH_BYTES = 8
+_Entry = tuple[str, str, str, list[int], int]
+
+
+def pack(content: RecordDict) -> RecordDict:
+    """Return the same content with all arrays in one record of one array.
+
+    The array holds bytes: the length of a header (8 bytes, little-endian), the header (JSON: record, name, dtype, shape
+    and number of bytes of every array), and the arrays as they are.
+    """
+    named = [
+        (record, name, array) for record, arrays in content.array_records.items() for name, array in arrays.items()
+    ]
+    entries = [(record, name, array.dtype, array.shape, len(array.data)) for record, name, array in named]
+    header = json.dumps(entries).encode()
+    data = b"".join([len(header).to_bytes(_LENGTH_BYTES, "little"), header, *(array.data for _, _, array in named)])
+    packed = RecordDict({key: record for key, record in content.items() if not isinstance(record, ArrayRecord)})
+    packed[PACKED] = ArrayRecord({PACKED: Array(np.frombuffer(data, dtype=np.uint8))})
+    return packed
+
+
+def unpack(content: RecordDict) -> RecordDict:
+    """Return what was packed; content that was not is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the packed bytes are not what :func:`pack` makes.
+    """
+    if PACKED not in content.array_records:
+        return content
+    if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
+        raise ValueError("a packed message must hold its arrays in one")
+    data = as_ndarray(content.array_records[PACKED][PACKED])
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
+    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
+    entries = _entries(data[_LENGTH_BYTES:start])
+    ends = list(accumulate((entry[-1] for entry in entries), initial=start))
+    if ends[-1] != len(data):
+        raise ValueError(f"packed arrays must have {ends[-1]} bytes, as they say; got {len(data)}")
+    records: dict[str, dict[str, Array]] = {}
+    for (record, name, dtype, shape, _), (first, last) in zip(entries, pairwise(ends), strict=True):
+        array = Array(dtype, tuple(shape), "numpy.ndarray", data[first:last].tobytes())
+        records.setdefault(record, {})[name] = array
+    unpacked = RecordDict({key: record for key, record in content.items() if key != PACKED})
+    for record, arrays in records.items():
+        unpacked[record] = ArrayRecord(arrays)
+    return unpacked
+
+
+def _entries(header: NDArray[np.uint8]) -> list[_Entry]:
+    try:
+        entries: list[_Entry] = json.loads(header.tobytes())
+        sound = isinstance(entries, list) and all(_is_sound(*entry) for entry in entries)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"packed arrays have no readable header: {error}") from error
+    if not sound:
+        raise ValueError("packed arrays have a header of other values than names, types, shapes and lengths")
+    return entries
+
+
+def _is_sound(record: object, name: object, dtype: object, shape: object, length: object) -> bool:
+    texts = all(isinstance(text, str) for text in (record, name, dtype))
+    sizes = isinstance(shape, list) and all(_is_size(size) for size in shape)
+    return texts and sizes and _is_size(length)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 0

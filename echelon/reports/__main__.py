@@ -1,0 +1,152 @@
+"""`python -m echelon.reports`: look at one run, or compare several."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from echelon.reports import tables, text
+from echelon.reports.comparison import Comparison, Level, compare
+from echelon.reports.groups import find, find_runs, group
+from echelon.reports.progress.plain import summary_table
+from echelon.reports.run_folder import RunFolder, RunFolderError
+
+_BAD_INPUT = 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(_BAD_INPUT, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status: 0, or 2 with one line on stderr for bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "show":
+            show(options.run, as_csv=options.csv)
+        else:
+            levels = _levels(options.loss, options.accuracy)
+            compare_runs(options.runs, options.out, levels, options.baseline, as_csv=options.csv)
+    except (RunFolderError, OSError) as error:
+        print(f"python -m echelon.reports: {error}", file=sys.stderr)
+        return _BAD_INPUT
+    return 0
+
+
+def show(path: str | Path, *, as_csv: bool = False) -> None:
+    """Print a run's state and result and draw its figures.
+
+    Parameters
+    ----------
+    path : str or Path
+        A run folder, finished or not.
+    as_csv : bool
+        Also write its records to ``metrics.csv`` in it.
+    """
+    from echelon.reports import figures  # matplotlib takes a second to import, which errors need not wait for
+
+    run = RunFolder.open(path)
+    if run.summary is not None:
+        Console().print(summary_table(run.summary))
+    else:
+        print(f"{path}: unfinished, {len(run.metrics)} of {run.config.get('rounds', '?')} rounds")
+    if run.metrics:
+        line = text.round_line(run.metrics[-1], int(run.config.get("rounds", 0)), int(run.config.get("workers", 0)))
+        print(f"Last: {line}")
+    for figure in figures.write(run):
+        print(figure)
+    if as_csv:
+        tables.write_metrics([run], run.path / "metrics.csv")
+        print(run.path / "metrics.csv")
+
+
+def compare_runs(
+    paths: Sequence[str | Path],
+    out: Path | None,
+    levels: Sequence[Level] = (),
+    baseline: str | None = None,
+    *,
+    as_csv: bool = False,
+) -> Comparison:
+    """Print the table of a comparison and write figures, page and CSV.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        Run folders and sweep folders.
+    out : Path, optional
+        Folder for ``index.html``, ``curves.png``, ``times.png``, ``activity.png``, and with ``as_csv`` for
+        ``comparison.csv`` and ``metrics.csv``. None: the table only.
+    levels : sequence of Level
+        As for `echelon.reports.comparison.compare`.
+    baseline : str, optional
+        Label or run folder of the group that speed-ups are against; the first group by default.
+    as_csv : bool
+        Whether to write CSV files too.
+
+    Raises
+    ------
+    RunFolderError
+        If a run cannot be read, or none has a finished round, or there is no such baseline.
+    """
+    if as_csv and out is None:
+        raise RunFolderError("--csv needs --out")
+    runs = find_runs(paths)
+    for run in runs:
+        if not run.metrics:
+            print(f"left out {run.path}: no finished round yet", file=sys.stderr)
+    groups = group([run for run in runs if run.metrics])
+    if not groups:
+        raise RunFolderError("no run with a finished round to compare")
+    result = compare(groups, find(groups, baseline) if baseline else groups[0], levels)
+    Console().print(tables.comparison_table(result))
+    if out is not None:
+        _write(result, out, as_csv=as_csv)
+        print(out / "index.html")
+    return result
+
+
+def _write(result: Comparison, out: Path, *, as_csv: bool) -> None:
+    from echelon.reports import page
+    from echelon.reports.figures import comparison, style
+
+    out.mkdir(parents=True, exist_ok=True)
+    figures = comparison.draw(result)
+    for name, figure in figures.items():
+        style.save(figure, out / f"{name}.png")
+    (out / "index.html").write_text(page.render(result, figures), encoding="utf-8")
+    if as_csv:
+        tables.write_comparison(result, out / "comparison.csv")
+        tables.write_metrics([run for group in result.groups for run in group.runs], out / "metrics.csv")
+
+
+def _levels(loss: float | None, accuracy: float | None) -> list[Level]:
+    if loss is not None and not loss > 0:
+        raise RunFolderError(f"--loss must be positive; got {loss}")
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise RunFolderError(f"--accuracy must lie in (0, 1]; got {accuracy}")
+    return [Level(name, value) for name, value in (("loss", loss), ("accuracy", accuracy)) if value is not None]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m echelon.reports", description="Look at one run, or compare several.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("show", help="print a run's result and draw its figures")
+    one.add_argument("run", help="run folder")
+    one.add_argument("--csv", action="store_true", help="write metrics.csv into the run folder")
+    many = commands.add_parser("compare", help="compare runs: table, figures and a page")
+    many.add_argument("runs", nargs="+", metavar="run", help="run folder, or folder of a --multirun sweep")
+    many.add_argument("--out", type=Path, help="folder for index.html and the figures; without it the table only")
+    many.add_argument("--loss", type=float, help="training loss to measure the time to")
+    many.add_argument("--accuracy", type=float, help="consensus accuracy (share of 1) to measure the time to")
+    many.add_argument("--baseline", help="run folder or label that speed-ups are against; default the first")
+    many.add_argument("--csv", action="store_true", help="write comparison.csv and metrics.csv into --out")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

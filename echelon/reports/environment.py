@@ -1,0 +1,76 @@
+"""What a run was run on: enough to repeat it or to explain a difference."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("flwr", "ray", "torch", "torchvision", "numpy", "scipy", "networkx", "scikit-learn", "numba", "hydra-core")
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def describe() -> dict[str, Any]:
+    """Describe interpreter, packages, machine and source code of this process.
+
+    Returns
+    -------
+    dict
+        ``python, packages, platform, cpu, cpu_count, memory_bytes, gpus, git_commit, git_modified, command``;
+        null where a value cannot be found.
+    """
+    status = _output(["git", "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no"])
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in ("flwr-echelon", *_PACKAGES)},
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpu_count": os.cpu_count(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": _gpus(),
+        "git_commit": _output(["git", "-C", str(_ROOT), "rev-parse", "HEAD"]) or None,
+        "git_modified": None if status is None else bool(status),
+        "command": sys.argv,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str | None:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or None
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    # Asking the driver's tool and not torch: this must not cost a CUDA context or the import of torch.
+    if shutil.which("nvidia-smi") is None:
+        return []
+    return (_output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]) or "").splitlines()
+
+
+def _output(command: Sequence[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,103 @@
+"""The live view's lines for the workers, and one line for those that do not fit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.text import Text
+
+from echelon.reports import text
+from echelon.reports.leaders import followers
+
+_STATE_STYLES = {"present": "green", "absent": "dim", "rejected": "bold red"}
+_STATE_MARKS = {"present": "●", "absent": "○", "rejected": "✗"}
+
+
+def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int) -> Iterator[Text]:
+    """Yield a head, one line for each of at most so many workers, and if there are more, a line that sums them up.
+
+    The columns are of fixed width: measuring them for a table at every redraw costs more than all else of reporting.
+
+    Parameters
+    ----------
+    record : mapping
+        The round, as in ``metrics.jsonl``.
+    workers : int
+        How many there are.
+    lines : int
+        Lines of the terminal that may be used.
+    width : int
+        Columns of the terminal.
+    """
+    marks = bool(record.get("leaders_best") or record.get("leaders_degree"))
+    lines -= 1 + marks
+    shown = workers if workers <= lines else max(1, lines - 1)
+    bar = 12 if width < 100 else 24
+    leads = f"{'Leads':9}" if marks else ""
+    yield _line(f"Rank  {'Mini-batches':{bar + 8}}   Idle     Loss  {leads}State", style="bold")
+    best, degree = followers(record)
+    for rank in range(shown):
+        line = _line(f"{rank:4d}  ")
+        line.append_text(_batches(_at(record, "minibatches", rank), _at(record, "target_minibatches", rank), bar))
+        idle, loss = _at(record, "idle_share", rank), _at(record, "train_loss_per_worker", rank)
+        line.append(f"{text.percent(idle):>7}  {text.number(loss):>7}  ")
+        if marks:
+            line.append(f"{_lead_marks(best[rank], degree[rank]):9}", "yellow")
+        line.append_text(_state_text(record, rank))
+        yield line
+    if shown < workers:
+        yield _others(record, range(shown, workers))
+    if marks:
+        yield _line("★ leads by its loss, ◆ by its degree (followers)", style="dim")
+
+
+def state(record: Mapping[str, Any], rank: int) -> str:
+    """Return whether the worker's reply counted in this round: present, absent or rejected."""
+    if rank in record.get("present", ()):
+        return "present"
+    return "absent" if _reason(record, rank) is None else "rejected"
+
+
+def _reason(record: Mapping[str, Any], rank: int) -> str | None:
+    rejections = record.get("rejections") or {}
+    reason = rejections.get(rank, rejections.get(str(rank)))
+    return None if reason is None else str(reason)
+
+
+def _at(record: Mapping[str, Any], key: str, rank: int) -> Any:
+    values: Sequence[Any] = record.get(key) or ()
+    return values[rank] if rank < len(values) else None
+
+
+def _batches(done: int | None, target: int | None, width: int) -> Text:
+    if done is None or not target:
+        return Text(f"{'–' if done is None else done:<{width + 8}}", style="dim")
+    full = min(width, round(width * done / target))
+    return Text.assemble(("━" * full, "cyan"), ("─" * (width - full), "dim"), f" {f'{done}/{target}':7}")
+
+
+def _lead_marks(best: int, degree: int) -> str:
+    return " ".join(f"{mark}{count}" for mark, count in (("★", best), ("◆", degree)) if count)
+
+
+def _state_text(record: Mapping[str, Any], rank: int) -> Text:
+    name = state(record, rank)
+    reason = _reason(record, rank)
+    line = f"{_STATE_MARKS[name]} {name}" + (f": {reason}" if name == "rejected" else "")
+    return Text(line, style=_STATE_STYLES[name])
+
+
+def _others(record: Mapping[str, Any], ranks: range) -> Text:
+    """Return one line for workers without a line of their own; those that were not present are named."""
+    batches = [count for rank in ranks if (count := _at(record, "minibatches", rank)) is not None]
+    missing = [rank for rank in ranks if state(record, rank) != "present"]
+    line = f"… and {len(ranks)} more: "
+    if batches:
+        line += f"{min(batches)} to {max(batches)} mini-batches, "
+    line += f"idle {text.percent(text.mean([_at(record, 'idle_share', rank) for rank in ranks]))}"
+    if missing:
+        line += f", not present: {', '.join(map(str, missing[:8]))}" + (" …" if len(missing) > 8 else "")
+    return _line(line)
+
+
+def _line(line: str, style: str = "") -> Text:
+    return Text(line, style=style, no_wrap=True, overflow="ellipsis")

@@ -1,0 +1,76 @@
+"""Comparisons and metrics as tables: on the terminal and as CSV."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from echelon.reports.comparison import Comparison
+from echelon.reports.run_folder import Record, RunFolder
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Return a comparison as a table for the terminal: one column per group, because quantities are many."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for group in comparison.groups:
+        mark = " (baseline)" if group is comparison.baseline and len(comparison.groups) > 1 else ""
+        table.add_column(f"{group.label}{mark}", justify="right", overflow="fold")
+    table.add_row("Runs", *(str(len(group.runs)) for group in comparison.groups))
+    for j, column in enumerate(comparison.columns):
+        table.add_row(column.heading, *(column.write(row[j]) for row in comparison.cells))
+    return table
+
+
+def write_comparison(comparison: Comparison, path: Path) -> None:
+    """Write a comparison as CSV: per group and quantity mean, standard deviation and number of runs with a value."""
+    rows: list[Record] = []
+    for group, cells in zip(comparison.groups, comparison.cells, strict=True):
+        row: Record = {"group": group.label, "runs": len(group.runs)}
+        for column, cell in zip(comparison.columns, cells, strict=True):
+            heading = column.heading
+            found = sum(value is not None for value in cell.values)
+            row |= {f"{heading} mean": _scaled(cell.mean, column.scale)}
+            row |= {f"{heading} std": _scaled(cell.deviation, column.scale), f"{heading} runs": found}
+        rows.append(row)
+    write_csv(rows, path)
+
+
+def write_metrics(runs: Sequence[RunFolder], path: Path) -> None:
+    """Write the records of runs as CSV: one line per run and round, lists by rank as columns ``name[rank]``.
+
+    Nested values that are no list by rank (edges, rejections) are left to ``metrics.jsonl``.
+    """
+    write_csv([{"run": str(run.path), **_columns(record)} for run in runs for record in run.metrics], path)
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows that need not have the same keys; what is missing or None becomes an empty field."""
+    keys = dict.fromkeys(key for row in rows for key in row)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(keys), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else scale * value
+
+
+def _columns(record: Record) -> Record:
+    columns: Record = {}
+    for key, value in record.items():
+        if key == "present":
+            columns[key] = len(value)
+        elif isinstance(value, list):
+            columns |= {f"{key}[{rank}]": item for rank, item in enumerate(value) if not _is_nested(item)}
+        elif not _is_nested(value):
+            columns[key] = value
+    return columns
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str)

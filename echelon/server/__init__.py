@@ -1,0 +1,1 @@
+"""A run on a Flower server: one model row per worker, checked replies, and checkpoints."""

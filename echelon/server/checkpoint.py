@@ -1,0 +1,156 @@
+"""Checkpoints: the server's state on disk, written atomically and checked by hash when read.
+
+A checkpoint is one ``.npz`` file without pickled objects, ``round-<number>-<hash>.npz``; the name carries the start of
+the content's SHA-256, so that a single rename makes it valid.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import fields
+from logging import WARNING
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.supercore import log
+
+from echelon.server.state import ServerState
+
+_NAME = re.compile(r"round-(\d{8})-([0-9a-f]{16})\.npz")
+_EXTRA = "extras."
+
+
+class CheckpointError(ValueError):
+    """There is no checkpoint that can be read."""
+
+
+def save(state: ServerState, folder: Path, keep: int = 3) -> Path:
+    """Write a checkpoint of a state and remove all but the newest ``keep``.
+
+    The file appears under its name only when its content is on the disk (temporary file, fsync, rename, fsync of the
+    folder): a kill at any moment leaves the earlier checkpoints as they were.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez(buffer, **_arrays(state))
+    content = buffer.getbuffer()
+    path = folder / f"round-{state.round:08d}-{hashlib.sha256(content).hexdigest()[:16]}.npz"
+    for stale in folder.glob("round-*.tmp"):  # of saves that were killed
+        stale.unlink()
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    _sync(folder)
+    for old in sorted(set(_checkpoints(folder)) - {path}, reverse=True)[keep - 1 :]:
+        old.unlink()
+    return path
+
+
+def load(folder: Path) -> ServerState:
+    """Return the newest state in a folder whose content is what its name says; damaged ones are passed over.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none.
+    """
+    for path in reversed(_checkpoints(folder)):
+        content = path.read_bytes()
+        if path.name.split("-")[-1] == f"{hashlib.sha256(content).hexdigest()[:16]}.npz":
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+                return _state(dict(arrays))
+        log(WARNING, "%s is damaged and passed over", path)
+    raise CheckpointError(f"resume: no checkpoint in {folder}; run with checkpoint_every above 0 to write some")
+
+
+def exists(folder: Path) -> bool:
+    """Say whether a folder holds a checkpoint, as far as the names of its files tell."""
+    return bool(_checkpoints(folder))
+
+
+class Saver:
+    """Callback for ``on_round`` that saves the state each so many rounds, after the last, and when the run is stopped.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints.
+    rounds : int
+        Rounds between checkpoints; 0 = save nothing at all.
+    last : int
+        The run's last round.
+    keep : int
+        Newest checkpoints to keep.
+    before : callable, optional
+        Called before every save.
+    copies : bool
+        Keep a copy of every round's state, for a strategy that changes its state between rounds too.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rounds: int,
+        last: int,
+        keep: int = 3,
+        before: Callable[[], None] = lambda: None,
+        *,
+        copies: bool = False,
+    ) -> None:
+        self.folder, self.rounds, self.last, self.keep, self.before = folder, rounds, last, keep, before
+        self._copies = copies
+        self._unsaved: ServerState | None = None
+        self._reached = 0
+
+    def __call__(self, record: dict[str, Any], state: ServerState) -> None:
+        """Save the state of a finished round if it is due."""
+        if not self.rounds:
+            return
+        self._reached = state.round
+        if state.round % self.rounds == 0 or state.round == self.last:
+            self._unsaved = None
+            self._save(state)
+        else:
+            self._unsaved = deepcopy(state) if self._copies else state
+
+    def stopped(self) -> None:
+        """Save the state of the last finished round, if it is not saved yet."""
+        # A state that has moved on since is not that of a round whose record is written.
+        if self._unsaved is not None and self._unsaved.round == self._reached:
+            self._save(self._unsaved)
+
+    def _save(self, state: ServerState) -> None:
+        self.before()
+        save(state, self.folder, self.keep)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("round-*.npz") if _NAME.fullmatch(path.name))
+
+
+def _arrays(state: ServerState) -> dict[str, Any]:
+    arrays = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "extras"}
+    if arrays["momentum"] is None:
+        del arrays["momentum"]
+    return arrays | {_EXTRA + name: value for name, value in state.extras.items()}
+
+
+def _state(arrays: dict[str, Any]) -> ServerState:
+    extras = {name.removeprefix(_EXTRA): arrays.pop(name) for name in list(arrays) if name.startswith(_EXTRA)}
+    values = {name: value.item() if value.ndim == 0 else value for name, value in arrays.items()}
+    return ServerState(**{"momentum": None, **values}, extras=extras)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

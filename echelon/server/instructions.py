@@ -1,0 +1,96 @@
+"""A round's orders: how much every worker is to compute, and the message that says so."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from numpy.typing import NDArray
+
+from echelon.core.sgd import SGD
+from echelon.core.work import WorkPolicy, batch_sizes
+from echelon.protocol.messages import ARRAYS, CONFIG, MOMENTUM, SHARD, TrainInstructions, shard_record
+from echelon.server.layout import Layout
+from echelon.server.options import Plan
+from echelon.server.state import ServerState
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What the workers are asked for in one round.
+
+    Attributes
+    ----------
+    server_round : int
+        From 1.
+    batch_sizes, target_samples : int64 ndarray, shape (N,)
+        Samples of a full batch, and of the round.
+    budget_seconds : float
+        Computing time that the round allows; infinite for blocking work.
+    """
+
+    server_round: int
+    batch_sizes: NDArray[np.int64]
+    target_samples: NDArray[np.int64]
+    budget_seconds: float
+
+    @classmethod
+    def make(
+        cls, server_round: int, work: WorkPolicy, state: ServerState, plan: Plan, asked: Iterable[int] | None = None
+    ) -> "Orders":
+        """Ask the work policy for a round's orders; only workers that are asked (by default all) make its trigger."""
+        sizes = batch_sizes(work.batch_size, len(state.rows), plan.batch_ratios)
+        target = work.target_samples(sizes, state.left_in_batch)
+        seconds = state.seconds_per_minibatch
+        if asked is not None:
+            seconds = np.where(np.isin(np.arange(len(seconds)), list(asked)), seconds, np.nan)
+        return cls(server_round, sizes, target, work.budget(seconds, target))
+
+    def target_minibatches(self, rank: int, work: WorkPolicy) -> int:
+        """Return the mini-batches of a worker's target: those of its whole batches, or of what is left of one."""
+        per_batch = -(-int(self.batch_sizes[rank]) // work.minibatch_size)
+        full, left = divmod(int(self.target_samples[rank]), int(self.batch_sizes[rank]))
+        return full * per_batch - (-left // work.minibatch_size)
+
+    def instructions(self, rank: int, seed: int, work: WorkPolicy, sgd: SGD, state: ServerState) -> TrainInstructions:
+        """Return one worker's instructions."""
+        epoch, position = state.cursors[rank].tolist()
+        return TrainInstructions(
+            seed=seed,
+            server_round=self.server_round,
+            rank=rank,
+            local_steps=work.local_steps,
+            batch_size=int(self.batch_sizes[rank]),
+            minibatch_size=work.minibatch_size,
+            target_samples=int(self.target_samples[rank]),
+            min_minibatches=work.min_minibatches,
+            budget_seconds=self.budget_seconds,
+            seconds_per_minibatch=float(state.seconds_per_minibatch[rank]),
+            learning_rate=sgd.at(self.server_round),
+            momentum=sgd.momentum,
+            weight_decay=sgd.weight_decay,
+            epoch=epoch,
+            position=position,
+            run_seconds=state.virtual_seconds,
+        )
+
+
+def train_message(
+    node_id: int,
+    rank: int,
+    config: ConfigRecord,
+    state: ServerState,
+    layout: Layout,
+    plan: Plan,
+    extra: dict[str, ArrayRecord],
+) -> Message:
+    """Return the message that carries a worker's row, momentum, shard and instructions."""
+    content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: config})
+    if state.momentum is not None:
+        content[MOMENTUM] = layout.parameter_arrays(state.momentum[rank])
+    if plan.parts is not None:
+        content[SHARD] = shard_record(plan.parts[rank])
+    for name, arrays in extra.items():
+        content[name] = arrays
+    group = str(config["server-round"])
+    return Message(content, dst_node_id=node_id, message_type=MessageType.TRAIN, group_id=group)

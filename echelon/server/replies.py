@@ -1,0 +1,135 @@
+"""Reading a worker's reply: nothing that it sends is believed before it has been checked."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from flwr.app import Message
+from numpy.typing import NDArray
+
+from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
+from echelon.protocol.packing import unpack
+from echelon.server.layout import Layout, Row
+
+# No round takes thirty years; sums of such times stay finite.
+_LONGEST_SECONDS = 1e9
+
+
+class RejectedReplyError(ValueError):
+    """A reply that must not enter the model, with the reason."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A checked reply: the worker's new row (None if it was away), its momentum and its report."""
+
+    report: TrainReport
+    row: Row | None = None
+    momentum: NDArray[np.float32] | None = None
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class NormLimit:
+    """What to do with a local update whose norm exceeds ``value``: shorten it to ``value``, or refuse the reply."""
+
+    value: float
+    action: Literal["clip", "reject"] = "clip"
+
+    def __post_init__(self) -> None:
+        if not self.value > 0:
+            raise ValueError(f"strategy.max_update_norm must be above 0; got {self.value}")
+        if self.action not in ("clip", "reject"):
+            raise ValueError(f"strategy.max_update_action must be clip or reject; got {self.action}")
+
+    def apply(self, new: Row, old: Row) -> None:
+        """Enforce the limit on ``new`` in place.
+
+        Raises
+        ------
+        RejectedReplyError
+            If the update is too long and ``action`` is ``reject``.
+        """
+        update = new - old
+        factor = self._factor("update", float(np.linalg.norm(update)))
+        if factor < 1:
+            new[:] = old + update * factor
+
+    def cap(self, factor: float, update: Row) -> float:
+        """Return the weight of an update, no more than keeps the weighed update within the limit."""
+        norm = float(np.linalg.norm(update))
+        return min(factor, self.value / norm) if norm > 0 else factor
+
+    def apply_to_momentum(self, momentum: Row, learning_rate: float) -> None:
+        """Enforce the limit, in place, on the step that a momentum buffer makes; raises as :meth:`apply`."""
+        momentum *= self._factor("momentum", learning_rate * float(np.linalg.norm(momentum)))
+
+    def _factor(self, name: str, norm: float) -> np.float32:
+        if norm <= self.value:
+            return np.float32(1.0)
+        if self.action == "reject":
+            raise RejectedReplyError(f"its {name} has norm {norm:.3g}, above max_update_norm={self.value:g}")
+        return np.float32(self.value / norm)
+
+
+def read(message: Message, layout: Layout, target_samples: int, shard_size: int | None = None) -> Reply:
+    """Check a reply to a train message.
+
+    Parameters
+    ----------
+    message : Message
+        From a worker.
+    layout : Layout
+        Of the run's model.
+    target_samples : int
+        What the worker was asked to process.
+    shard_size : int, optional
+        What the server assigned to it, if it did.
+
+    Raises
+    ------
+    RejectedReplyError
+        If it is an error, or incomplete, of a wrong shape or type, not finite, or its counts cannot be true.
+    """
+    if message.has_error():
+        raise RejectedReplyError(f"error {message.error.code}: {_short(message.error.reason)}")
+    try:
+        content = unpack(message.content)
+        report = TrainReport.from_metrics(content.metric_records[METRICS])
+        if "samples" not in content.metric_records[METRICS]:  # a foreign client does as it is told, and does not say so
+            report = replace(report, samples=target_samples)
+        if report.away_seconds > 0:
+            return Reply(report)
+        if shard_size is not None and report.num_examples != shard_size:
+            raise RejectedReplyError(f"num-examples must be {shard_size}, its shard; got {report.num_examples}")
+        arrays = content.array_records[ARRAYS]
+        row = layout.row(arrays)
+        momentum = layout.parameter_row(content.array_records[MOMENTUM]) if MOMENTUM in content else None
+    except KeyError as error:
+        raise RejectedReplyError(f"its reply lacks {error}") from error
+    except (TypeError, ValueError) as error:
+        raise RejectedReplyError(str(error)) from error
+    _check_counts(report, target_samples)
+    return Reply(report, row, momentum, num_bytes(content))
+
+
+def _check_counts(report: TrainReport, target_samples: int) -> None:
+    for name in ("num_examples", "samples", "minibatches"):
+        if not isinstance(getattr(report, name), int):
+            raise RejectedReplyError(f"{name.replace('_', '-')} must be an integer; got {getattr(report, name)}")
+    if report.num_examples < 1:
+        raise RejectedReplyError(f"num-examples must be at least 1; got {report.num_examples}")
+    if report.minibatches < 0:
+        raise RejectedReplyError(f"minibatches must be at least 0; got {report.minibatches}")
+    if not 0 <= report.samples <= target_samples:
+        raise RejectedReplyError(f"samples must lie in [0, {target_samples}]; got {report.samples}")
+    if not 0 <= report.seconds <= _LONGEST_SECONDS:
+        raise RejectedReplyError(f"seconds must lie in [0, {_LONGEST_SECONDS:g}]; got {report.seconds}")
+    if report.samples > 0 and np.isinf(report.train_loss):
+        raise RejectedReplyError(f"train_loss must be finite; got {report.train_loss}")
+
+
+def _short(reason: str | None) -> str:
+    """Return the last telling line of a reason, which may be a whole traceback."""
+    lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
+    return lines[-1][:300]

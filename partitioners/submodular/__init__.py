@@ -1,0 +1,1 @@
+"""RCD-SGD: submodular greedy partitioning, its kernels and features."""

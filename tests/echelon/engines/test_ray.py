@@ -1,0 +1,130 @@
+"""Flower's simulation engine: against the in-process one, and when something in it breaks."""
+
+import json
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes import ROOT, Family, wait_for
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
+
+DYING = """
+import os
+import sys
+from pathlib import Path
+
+from flwr.serverapp import ServerApp
+
+from echelon.engines import ray
+from strategies import DPSGD
+from tests import tiny
+
+died = Path(sys.argv[1])
+
+
+def mod(message, context, call_next):
+    if context.node_config["partition-id"] == 1 and not died.exists():
+        died.touch()
+        os._exit(1)
+    return call_next(message, context)
+
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid, context):
+    def tell(record, state):
+        print("ROUND", record["present"], flush=True)
+
+    strategy = DPSGD("ring", work=tiny.WORK, plan=tiny.plan(4), on_round=[tell])
+    strategy.start(grid, tiny.arrays(), 8, evaluate_fn=lambda server_round, arrays: None)
+
+
+ray.run(server_app, tiny.app(mods=[mod]), 4)
+"""
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    file = folder / "metrics.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[Family]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    made = Family(
+        FLWR_HOME=str(tmp_path / "flower"),
+        FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=port,
+        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
+        FLWR_DISABLE_UPDATE_CHECK="1",
+        FLWR_TELEMETRY_ENABLED="0",
+        PYTHONPATH=str(ROOT),
+    )
+    yield made
+    made.end()
+
+
+def test_ray_agrees_with_inline(tmp_path: Path, family: Family) -> None:
+    for engine in ("ray", "inline"):
+        arguments = [f"engine={engine}", f"run_dir={tmp_path / engine}", "rounds=5", "workers=8", "progress=none"]
+        done = family.run(sys.executable, "run_sim.py", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == str(tmp_path / engine)
+    ray, inline = records(tmp_path / "ray"), records(tmp_path / "inline")
+    assert [r["train_loss"] for r in ray] == pytest.approx([r["train_loss"] for r in inline], abs=1e-4)
+    assert [r["virtual_seconds"] for r in ray] == pytest.approx([r["virtual_seconds"] for r in inline])
+    wait_for(lambda: not family.alive(), 30)
+
+
+def test_the_apps_run_under_flwr_run(tmp_path: Path, family: Family) -> None:
+    """The README's command; overrides choose what is trained, and the run folder is the same."""
+    overrides = f"strategy=d_psgd topology=ring workers=4 rounds=2 partitioner=iid run_dir={tmp_path / 'run'}"
+    settings = ["--run-config", f'overrides="{overrides}"', "--federation-config"]
+    size = "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2"
+    done = family.run("flwr", "run", ".", "local", "--stream", *settings, size)
+    wait_for(lambda: (tmp_path / "run" / "summary.json").exists(), 60)
+    assert [record["present"] for record in records(tmp_path / "run")] == [[0, 1, 2, 3]] * 2, done.stdout
+
+
+def test_a_process_of_workers_that_dies_costs_them_a_round(tmp_path: Path, family: Family) -> None:
+    """It dies over worker 1's first train message; the engine starts another one in its place."""
+    done = family.run(sys.executable, "-c", DYING, str(tmp_path / "died"))
+    assert done.returncode == 0, done.stderr
+    rounds = [line for line in done.stdout.splitlines() if line.startswith("ROUND")]
+    assert len(rounds) == 8
+    assert "1" not in rounds[0], "worker 1 is absent"
+    assert rounds[-1] == "ROUND [0, 1, 2, 3]"
+
+
+def test_an_engine_that_cannot_start_ends_in_one_line(tmp_path: Path, family: Family) -> None:
+    arguments = ["engine.num_cpus=1000", f"run_dir={tmp_path / 'run'}", "progress=none"]
+    done = family.run(sys.executable, "run_sim.py", *arguments)
+    assert done.returncode == 1
+    error, path = done.stdout.splitlines()
+    assert error.startswith("error: Ray could not run the workers with engine.num_cpus=1000 and engine.num_gpus=0: ")
+    assert path == str(tmp_path / "run")
+    assert not done.stderr
+
+
+def test_interrupt_leaves_a_readable_folder_and_no_process(tmp_path: Path, family: Family) -> None:
+    folder = tmp_path / "run"
+    arguments = [f"run_dir={folder}", "rounds=100000", "checkpoint_every=1", "progress=none"]
+    process = family.start(sys.executable, "run_sim.py", *arguments)
+    wait_for(lambda: len(records(folder)) >= 3)
+    process.send_signal(signal.SIGINT)
+    said, complained = process.communicate(timeout=60)
+    assert process.returncode == 130, complained
+    error, path = said.splitlines()
+    assert error == f"interrupted; to go on: python run_sim.py resume={folder}"
+    assert path == str(folder)
+    assert [record["round"] for record in records(folder)] == list(range(1, len(records(folder)) + 1))
+    wait_for(lambda: not family.alive(), 30)

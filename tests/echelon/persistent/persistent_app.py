@@ -1,0 +1,30 @@
+"""An app of the trainer processes in these tests: says who it is, how often it was asked, and fails as it is told."""
+
+import os
+import signal
+import time
+from itertools import count
+
+from flwr.app import ConfigRecord, Context, MetricRecord, RecordDict
+
+from clients import WorkerApp
+
+_calls = count(1)
+
+
+def _answer(message_type: str, content: RecordDict, context: Context) -> RecordDict:
+    wish = content.config_records.get("config", ConfigRecord()).get("wish", "")
+    if wish == "raise":
+        raise ValueError("no such sample")
+    if wish == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if wish == "sleep":
+        time.sleep(600)
+    said = RecordDict({"metrics": MetricRecord({"pid": os.getpid(), "calls": next(_calls)})})
+    said["said"] = ConfigRecord({"type": message_type, "rank": context.node_config["rank"]})
+    for name, record in content.array_records.items():
+        said[name] = record
+    return said
+
+
+app = WorkerApp(_answer, warm="persistent_app:app")

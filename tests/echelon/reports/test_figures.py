@@ -1,0 +1,130 @@
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection, PathCollection
+
+from echelon.reports import figures
+from echelon.reports.figures import consensus, curves, graph, partition, timeline
+from echelon.reports.leaders import followers
+from echelon.reports.run_folder import RunFolder
+
+NAMES = ["accuracy_loss", "timeline", "consensus", "graph", "partition"]
+
+
+@pytest.mark.parametrize(("workers", "rounds", "classes"), [(1, 1, 2), (64, 3, 100)])
+def test_other_shapes_of_runs_draw(
+    tmp_path: Path, make_run: Callable[..., RunFolder], workers: int, rounds: int, classes: int
+) -> None:
+    run = make_run(tmp_path, workers=workers, rounds=rounds, classes=classes, finished=False)
+    drawn = figures.draw(run)
+    assert list(drawn) == NAMES
+    for figure in drawn.values():
+        figure.savefig(io.BytesIO(), dpi=40)
+
+
+def test_a_run_without_rounds_or_partition_has_no_figures(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "seed: 1\n")
+    assert figures.write(RunFolder.open(tmp_path)) == []
+
+
+def test_a_run_that_was_never_evaluated_shows_its_training_loss(run: RunFolder) -> None:
+    drawn = curves.draw(run.metrics[:4])
+    assert len(drawn.axes) == 2
+    (line,) = drawn.axes[0].lines
+    assert np.asarray(line.get_ydata()) == pytest.approx([row["train_loss"] for row in run.metrics[:4]])
+
+
+def test_curves_show_consensus_mean_and_band(run: RunFolder) -> None:
+    accuracy = curves.draw(run.metrics).axes[0]
+    evaluated = [row for row in run.metrics if "worker_accuracy" in row]
+    lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in accuracy.lines}
+    assert lines["consensus model"] == pytest.approx([100 * row["consensus_accuracy"] for row in evaluated])
+    assert lines["mean of workers"] == pytest.approx([100 * np.mean(row["worker_accuracy"]) for row in evaluated])
+    band = np.asarray(accuracy.collections[0].get_paths()[0].vertices)[:, 1]
+    assert band.min() == pytest.approx(100 * min(min(row["worker_accuracy"]) for row in evaluated))
+    assert band.max() == pytest.approx(100 * max(max(row["worker_accuracy"]) for row in evaluated))
+    assert accuracy.get_ylabel() == "Test accuracy (%)"
+
+
+def test_absent_workers_leave_no_hole_in_the_mean(run: RunFolder) -> None:
+    rows = [dict(row) for row in run.metrics]
+    rows[4]["worker_accuracy"] = [None, 0.5, 0.25, None]
+    rows = [row | {"worker_accuracy": row["worker_accuracy"][:4]} for row in rows if "worker_accuracy" in row]
+    rows = [row | {"minibatches": [8] * 4, "worker_loss": row["worker_loss"][:4]} for row in rows]
+    accuracy = curves.draw(rows).axes[0]
+    assert np.asarray(accuracy.lines[0].get_ydata())[0] == pytest.approx(37.5)
+
+
+def test_spans_fill_every_round(run: RunFolder) -> None:
+    spans = timeline.spans(run.metrics)
+    length = np.array([row["round_seconds"] for row in run.metrics])
+    assert sum(spans.values()) == pytest.approx(np.repeat(length[:, None], 8, axis=1))
+    first, fourth = run.metrics[0], run.metrics[3]
+    assert spans["compute"][0] == pytest.approx(first["compute_seconds"])
+    # Worker 7's last mini-batch ran into the end of the budget; it had to be sent by the end of the round.
+    latest = first["round_seconds"] - first["communication_seconds"][7]
+    end = min(first["budget_seconds"], latest)
+    assert spans["dropped mini-batch"][0, 7] == pytest.approx(end - first["compute_seconds"][7])
+    busy = first["compute_seconds"][0] + first["communication_seconds"][0]
+    assert spans["idle"][0, 0] == pytest.approx(first["round_seconds"] - busy)
+    assert fourth["present"] == [0, 1, 2, 3, 4, 6, 7]
+    assert spans["not present"][3].nonzero()[0].tolist() == [5]
+
+
+def test_blocking_work_drops_nothing(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    spans = timeline.spans(make_run(tmp_path, "d_psgd", "full_batch").metrics)
+    assert not spans["dropped mini-batch"].any()
+    assert (spans["idle"][0, :6] > 0.6 * spans["compute"][0, 7]).all()
+
+
+def test_graph_marks_leaders_and_active_edges(run: RunFolder) -> None:
+    first = graph.draw(run.metrics).axes[0]
+    edges, workers = first.collections
+    assert isinstance(edges, LineCollection)
+    assert len(edges.get_segments()) == len(run.metrics[0]["edges"])
+    assert isinstance(workers, PathCollection)
+    best, degree = followers(run.metrics[0])
+    colours, widths = np.asarray(workers.get_facecolor()), np.asarray(workers.get_linewidth())
+    filled = [rank for rank, colour in enumerate(colours) if tuple(colour[:3]) != (1, 1, 1)]
+    ringed = [rank for rank, width in enumerate(widths) if width > 1]
+    assert filled == sorted(best)
+    assert ringed == sorted(degree)
+    assert first.get_title() == "Round 1 and 9 more"
+
+
+def test_the_whole_run_shows_how_often_edges_were_active(run: RunFolder) -> None:
+    edges = graph.draw(run.metrics).axes[-1].collections[0]
+    assert isinstance(edges, LineCollection)
+    assert len(edges.get_segments()) == 10
+    assert np.asarray(edges.get_linewidth()) == pytest.approx(0.5 + 3 * 20 / 30)
+
+
+def test_partition_shows_counts_and_sizes(run: RunFolder) -> None:
+    assert run.partition is not None
+    axes = partition.draw(run.partition).axes
+    shown = [int(text.get_text()) for text in axes[0].texts]
+    assert shown == [count for row in run.partition["class_counts"] for count in row]
+    assert [round(bar.get_width()) for bar in axes[1].patches] == run.partition["sizes"]  # type: ignore[attr-defined]
+
+
+def test_partition_without_labels_shows_sizes() -> None:
+    (axes,) = partition.draw({"sizes": [3, 5]}).axes
+    assert len(axes.patches) == 2
+
+
+def test_consensus_shows_distance_and_drift(run: RunFolder) -> None:
+    left = consensus.draw(run.metrics).axes[0]
+    distance, drift = (np.asarray(line.get_ydata()) for line in left.lines)
+    assert distance == pytest.approx([row["consensus_distance"] for row in run.metrics])
+    assert drift == pytest.approx([row["mean_drift"] for row in run.metrics])
+    assert left.get_yscale() == "log"
+
+
+def test_drawing_touches_no_global_state() -> None:
+    program = "import sys, reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True)

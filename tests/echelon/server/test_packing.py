@@ -1,0 +1,50 @@
+"""In a deployment the arrays of a message travel as one, and every strategy comes to the same."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from flwr.app import Message
+from flwr.clientapp import ClientApp
+
+from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import ARRAYS, SHARD
+from echelon.protocol.packing import PACKED
+from echelon.server import exchange
+from tests import tiny
+from tests.strategies.table import STRATEGIES, Factory
+from tests.strategies.test_contract import MOMENTUM, UNEQUAL, bits, each_strategy, simulated
+
+
+class HttpGrid(InlineGrid):
+    """Stands for the grid of a deployment; notes what the messages to workers carry."""
+
+    def __init__(self, client_app: ClientApp) -> None:
+        super().__init__(client_app, 4)
+        self.carried: set[str] = set()
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        pushed = list(messages)
+        for message in pushed:
+            if not message.metadata.message_type.startswith("query"):
+                self.carried.update(message.content.array_records)
+        return super().push_messages(pushed)
+
+
+@each_strategy
+def test_a_deployment_packs_its_arrays_and_comes_to_the_same(make: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"sgd": MOMENTUM, "model": tiny.batch_norm}
+    simulated_run = tiny.run(make, 4, on=InlineGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL), 4), **options)
+    monkeypatch.setattr(exchange, "HttpGrid", HttpGrid)
+    grid = HttpGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL))
+    run = tiny.run(make, 4, on=grid, **options)
+    assert grid.carried == {PACKED}
+    assert simulated(run.records) == simulated(simulated_run.records)
+    assert bits(run.strategy.state) == bits(simulated_run.strategy.state)
+
+
+def test_a_deployment_does_not_pack_where_mods_look_at_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "HttpGrid", HttpGrid)
+    grid = HttpGrid(tiny.app(mods=[lambda message, context, call_next: call_next(message, context)]))
+    tiny.run(STRATEGIES["d_psgd"], 2, on=grid)
+    assert grid.carried == {ARRAYS, SHARD}
