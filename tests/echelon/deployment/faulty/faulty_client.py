@@ -2,9 +2,8 @@
 
 import time
 
+from echelon.clients import make_client_app
 from flwr.app import Array, ArrayRecord
-
-from clients import make_client_app
 
 SECONDS = 45.0
 

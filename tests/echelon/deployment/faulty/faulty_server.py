@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 import faulty_model
+from echelon.strategies import DPSGD, NonBlocking
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
 
 from echelon.persistent import processes as warm_process
-from strategies import DPSGD, NonBlocking
 
 app = ServerApp()
 
