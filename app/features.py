@@ -11,9 +11,9 @@ from torch import nn
 from app.task import build_model
 from conf import Config, ConfigError, groups
 from echelon.algorithms.seeds import rng
+from echelon.core import operations
+from echelon.protocol.layout import ArrayLayout
 from echelon.server import checkpoint
-from echelon.server.evaluation import consensus_row
-from echelon.server.layout import Layout
 from partitioners.submodular import features
 from tasks import Task
 
@@ -42,12 +42,12 @@ def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
 def _trained_model(config: Config, path: str) -> nn.Module:
     """Return the consensus model of an earlier run."""
     model = build_model(config)
-    layout = Layout(ArrayRecord(model.state_dict()))
+    layout = ArrayLayout(ArrayRecord(model.state_dict()))
     try:
         rows = checkpoint.load(Path(path) / "checkpoint").rows
     except checkpoint.CheckpointError as error:
         raise ConfigError(f"partitioner.model_path must be a run folder with a checkpoint; got {path}") from error
     if rows.shape[1] != layout.size:
         raise ConfigError(f"partitioner.model_path must be a run of model={config.model.name}; got {path}")
-    model.load_state_dict(layout.arrays(consensus_row(rows)).to_torch_state_dict())
+    model.load_state_dict(layout.arrays(operations.consensus(rows)).to_torch_state_dict())
     return model

@@ -16,7 +16,7 @@ from echelon.reports.progress import Advance, Progress
 from echelon.reports.run_folder import RunFolder
 from partitioners import plan as plans
 from partitioners import quality
-from strategies import Plan, Roster
+from strategies import Partition, Roster
 from tasks import Task
 
 Indices = NDArray[np.int64]
@@ -35,10 +35,10 @@ def held_out(config: Config, num_samples: int) -> Indices:
     return drawn
 
 
-def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: Roster) -> Plan:
+def make_partition(config: Config, task: Task, folder: Path, view: Progress, roster: Roster) -> Partition:
     """Partition the training samples among the workers that have enrolled; write ``partition.npz`` and ``.json``.
 
-    A resumed run keeps the plan that it had.
+    A resumed run keeps the partition that it had.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: 
     ratios = capability_ratios(config, roster)
     batch_ratios = ratios if config.proportional_batches else None
     if config.partitioner.name == "local":
-        return Plan(None, batch_ratios)
+        return Partition(None, batch_ratios)
     pool = np.setdiff1d(np.arange(len(task.train)), held_out(config, len(task.train)))
     labels = task.train.y.numpy()[pool]
     earlier = folder / "partition.npz"
@@ -69,7 +69,7 @@ def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: 
         raise ValueError(
             f"worker {empty[0]} gets none of the {len(pool)} samples: raise its share (partitioner.ratios)"
         )
-    return Plan([pool[part] for part in parts], batch_ratios)
+    return Partition([pool[part] for part in parts], batch_ratios)
 
 
 def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:

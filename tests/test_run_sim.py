@@ -49,7 +49,7 @@ def test_bad_input_ends_in_one_line(
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Path:
+def partition(tmp_path: Path) -> Path:
     """A partition of 40 samples among 4 workers."""
     labels = np.arange(40) % 2
     plans.save(tmp_path, np.array_split(np.arange(40), 4), labels, [1.0] * 4)
@@ -204,4 +204,4 @@ def test_an_interrupted_run_without_a_checkpoint(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
-    assert said.splitlines()[0] == "interrupted; there is no checkpoint to go on from"
+    assert said.splitlines()[0] == "interrupted; there is no checkpoint to continue from"

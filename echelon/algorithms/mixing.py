@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import sparray
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -163,7 +164,7 @@ def consensus_distance(X: Rows) -> float:
     return float(np.sqrt(total / n))
 
 
-def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
+def mix(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> None:
     """Replace rows[:, :columns] by W @ rows[:, :columns], in place.
 
     One matrix product, done in column chunks: beside the rows it needs 32 MB. An element is one sum over ranks, which
@@ -171,7 +172,7 @@ def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
 
     Parameters
     ----------
-    W : numpy.ndarray
+    W : numpy.ndarray or scipy.sparse.sparray
         (N, N) float64; the product is formed in the precision of the rows.
     rows : numpy.ndarray
         (N, P) float32, changed in place.
@@ -184,14 +185,14 @@ def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
         rows[:, chunk] = weights @ rows[:, chunk]
 
 
-def mean_drift(W: Matrix, rows: Rows, columns: int | None = None) -> float:
+def mean_drift(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> float:
     """Return ||mean(W X) - mean(X)||_2 before mixing X = rows[:, :columns], without forming W X.
 
     Mixing moves the mean by ((1'W - 1') / N) X: one vector-matrix product with the column sums of W. It is 0 up to
     rounding for doubly stochastic W, and the pull towards the leaders for AL-DSGD.
     """
     size = rows.shape[1] if columns is None else columns
-    pull = ((W.sum(axis=0) - 1) / len(W)).astype(rows.dtype)
+    pull = ((W.sum(axis=0) - 1) / len(rows)).astype(rows.dtype)
     moves = (pull @ rows[:, chunk] for chunk in _chunks(len(rows), size, _PRODUCT_CHUNK))
     return float(np.sqrt(sum(float(np.sum(np.square(move, dtype=np.float64))) for move in moves)))
 
