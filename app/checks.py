@@ -1,4 +1,4 @@
-"""Checks that need data and devices: what can be known before anything starts ends here in one line."""
+"""Checks that need data and devices, made before anything starts; an error is one line."""
 
 import csv
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ def check(config: Config, *, deployed: bool = False) -> None:
     Parameters
     ----------
     config : Config
-        Of the run.
+        The run's configuration.
     deployed : bool
-        Whether the workers are elsewhere, and so are their devices.
+        Whether the workers, and so their devices, are on other machines.
 
     Raises
     ------
     ConfigError
-        If data is missing or does not fit, or there is no such device.
+        If data is missing or does not match the configuration, or the device does not exist.
     """
     if config.device == "cuda" and not deployed and not torch.cuda.is_available():
         raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
@@ -62,7 +62,7 @@ def _check_partitioner(config: Config, task: Task) -> None:
 
 @contextmanager
 def _in_one_line(key: str) -> Iterator[None]:
-    """Turn the errors of reading what ``key`` names into a ConfigError."""
+    """Turn an error in the body, which reads the file named by ``key``, into a ConfigError."""
     try:
         yield
     except tasks.DataNotFound as error:

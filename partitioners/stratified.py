@@ -35,11 +35,13 @@ def deal(labels: IntArray, classes: IntArray, table: IntArray, rng: np.random.Ge
     Parameters
     ----------
     labels : (n,) int64 array
+        Class of each sample.
     classes : (L,) int64 array
-        The classes, in the order of the rows of `table`.
+        Classes in the order of the rows of `table`.
     table : (L, N) int64 array
         Samples per class and worker; rows sum to the class sizes.
     rng : numpy.random.Generator
+        Source of the random order within each class.
 
     Returns
     -------

@@ -8,8 +8,8 @@ def test_a_class_with_fewer_samples_than_workers_is_missing_from_some_and_made_u
 
     parts = StratifiedPartitioner()(labels, (1, 1, 1, 1), np.random.default_rng(0))
 
-    held = [np.bincount(labels[part], minlength=3).tolist() for part in parts]
-    assert held == [[1, 1, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]]
+    counts = [np.bincount(labels[part], minlength=3).tolist() for part in parts]
+    assert counts == [[1, 1, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]]
 
 
 def test_samples_within_a_class_are_drawn_at_random() -> None:
