@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.partition_speed --root DATA [--parts one_class naive libraries whole]
 
-`one_class`: one class of 5000 x 3072 raw pixels among 8 workers.  `naive`: every gain computed anew at every step,
+`one_class`: one class of 5000 x 3072 raw pixels among 8 workers.  `naive`: every gain recomputed at every step,
 timed at every `--every`-th step with the fast greedy's blocks and scaled up (1: the full time).  `libraries`: one
 subset of 625 and of 2500 samples, against the lazy greedy of apricot-select and submodlib-py where they are installed.
 `whole`: all 50,000 samples, raw pixels and 512 principal components, with the peak of memory beyond the features.
