@@ -132,7 +132,8 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
     strategy = assembled.build(config, options, wall_clock=wall_clock, held_out_loss=evaluation.held_out_loss)
     view.start(config.rounds, config.workers)
-    said = {"wall_clock": wall_clock, "warm": config.worker.warm, "timeout_seconds": config.worker.timeout}
+    kept = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
+    said = {"wall_clock": wall_clock, **kept}
     summary = None
     try:
         with waiting:

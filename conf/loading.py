@@ -21,7 +21,7 @@ from conf.schema import CHOICES, Config, entries
 from conf.validation import validate
 
 # Where a run is kept, watched and restarted does not make it another run.
-_NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "worker")
+_NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment")
 
 # The saved state stands for these: the samples, who holds which of them, the draws, and the shape of a row.
 _KEPT = ("seed", "workers", "task", "model", "partitioner")

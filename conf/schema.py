@@ -9,11 +9,13 @@ from conf.fields import Key, key, schema
 
 
 @schema
-class Worker:
-    """How a real device keeps its worker."""
+class Deployment:
+    """How a deployed worker is run."""
 
-    warm: bool = key("keep a trainer process alive between messages (deployment only)")
-    timeout: float = key("time beyond the budget after which a silent trainer is ended", "(0, inf)", unit="s")
+    persistent_workers: bool = key("keep a trainer process alive between messages")
+    timeout: float = key(
+        "time beyond the budget after which an unresponsive trainer process is killed", "(0, inf)", unit="s"
+    )
 
 
 @schema
@@ -28,7 +30,7 @@ class Config:
     topology: groups.Topology = key("who is a neighbour of whom")
     fleet: groups.Fleet = key("devices of a simulation")
     engine: groups.Engine = key("what runs the workers of a simulation")
-    worker: Worker = key("how a real device keeps its worker")
+    deployment: Deployment = key("how a deployed worker is run")
 
     seed: int = key("root of every draw", "[0, 1e18]")
     rounds: int = key("rounds to run", "[1, inf)")

@@ -119,7 +119,7 @@ def _proof(key: bytes, role: bytes, challenge: bytes, own: bytes) -> bytes:
 
 def _send(channel: socket.socket, frame: bytes) -> None:
     if len(frame) > _LONGEST_CONTENT:
-        raise ChannelError(f"a warm worker takes messages of up to {_LONGEST_CONTENT} bytes; got {len(frame)}")
+        raise ChannelError(f"a persistent worker accepts messages of up to {_LONGEST_CONTENT} bytes; got {len(frame)}")
     channel.sendall(_LENGTH.pack(len(frame)))
     channel.sendall(frame)
 

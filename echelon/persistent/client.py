@@ -1,4 +1,4 @@
-"""Warm workers: one trainer process per SuperNode keeps torch, data and model between messages.
+"""Persistent workers: one trainer process per SuperNode keeps torch, data and model between messages.
 
 Flower starts a fresh process for every message to a real device. The first one starts a trainer process; it and the
 later ones hand their message over, through a Unix socket in a folder that only this user can enter, and stay free of
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.persistent.channel import KEY_BYTES, ChannelError, Request, introduce, receive_answer, send_request
 
 # Flower's command that handles one message on a real device, and nothing else, has this module.
@@ -59,7 +59,7 @@ class Trainer:
 
     def end(self) -> None:
         """End the process."""
-        warm_process.end(self.pid, self.born)
+        processes.end(self.pid, self.born)
 
 
 def available() -> bool:
@@ -87,7 +87,7 @@ def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
         If the trainer dies over it, or takes too long.
     """
     parent = os.getppid()
-    folder = warm_process.private_folder(parent)
+    folder = processes.private_folder(parent)
     trainer, channel = _running(folder, request.context.run_id) or _started(folder, app, request.context.run_id, parent)
     with channel:
         channel.settimeout(None if math.isinf(seconds) else seconds)
@@ -121,7 +121,7 @@ def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer,
         listener.bind(str(path))
         listener.listen()
         process = _start_process(listener, app, key, folder, parent)
-    trainer = Trainer(process.pid, warm_process.birth(process.pid) or "", run_id, key)
+    trainer = Trainer(process.pid, processes.birth(process.pid) or "", run_id, key)
     trainer.record(folder)
     try:
         return trainer, _connected(folder, key, _STARTING_SECONDS)
@@ -133,7 +133,7 @@ def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer,
 def _start_process(listener: socket.socket, app: str, key: str, folder: Path, parent: int) -> "subprocess.Popen[bytes]":
     from echelon.persistent.trainer import Settings
 
-    born = warm_process.birth(parent)
+    born = processes.birth(parent)
     if born is None:
         raise ChannelError("the SuperNode has ended")
     settings = Settings(app, key, listener.fileno(), str(folder), parent, born)

@@ -18,8 +18,8 @@ from typing import Any, Self, TextIO
 
 from flwr.app import Context, RecordDict
 
-from echelon.persistent import channel as warm_channel
-from echelon.persistent import processes as warm_process
+from echelon.persistent import channel as framing
+from echelon.persistent import processes
 
 # After this long without a message the memory (of a GPU, say) is better given back.
 _IDLE_SECONDS = 900.0
@@ -64,19 +64,19 @@ def serve(listener: socket.socket, key: bytes, app: str, idle_seconds: float = _
             return
         with channel, suppress(OSError):  # of a client that has gone, or does not know the key
             channel.settimeout(_TALK_SECONDS)
-            warm_channel.admit(channel, key)
+            framing.admit(channel, key)
             _answer(channel, app)
 
 
 def _answer(channel: socket.socket, app: str) -> None:
-    request = warm_channel.receive_request(channel)
+    request = framing.receive_request(channel)
     try:
         content = _load(app)(request.message_type, request.content, request.context)
     except Exception as error:  # a failure in the user's code is the answer
         traceback.print_exc()
-        warm_channel.send_failure(channel, f"{type(error).__name__}: {error}")
+        framing.send_failure(channel, f"{type(error).__name__}: {error}")
     else:
-        warm_channel.send_answer(channel, content)
+        framing.send_answer(channel, content)
 
 
 @cache
@@ -91,7 +91,7 @@ def main() -> None:
     """Serve as told on standard input."""
     settings = Settings.from_json(sys.stdin)
     sweep = partial(shutil.rmtree, settings.folder, ignore_errors=True)
-    warm_process.end_with(settings.parent, settings.parent_born, sweep)
+    processes.end_with(settings.parent, settings.parent_born, sweep)
     with socket.socket(fileno=settings.listener) as listener:
         serve(listener, bytes.fromhex(settings.key), settings.app)
 

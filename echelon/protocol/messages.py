@@ -33,8 +33,9 @@ class TrainInstructions:
 
     ``target_samples`` is the work of the round, 0 stands for ``local_steps`` full batches; ``budget_seconds`` is
     infinite for blocking work. ``epoch`` and ``position`` are the worker's cursor. ``run_seconds`` is
-    the run's time axis at the start of the round. ``wall_clock`` turns a simulated fleet off. ``warm`` lets a real
-    device keep a trainer process, which is ended when it is silent for ``timeout_seconds`` beyond the budget.
+    the run's time axis at the start of the round. ``wall_clock`` turns a simulated fleet off. ``persistent`` lets
+    a real device keep a trainer process, which is killed if it does not answer within the budget plus
+    ``timeout_seconds``.
     """
 
     seed: int = 0
@@ -55,7 +56,7 @@ class TrainInstructions:
     position: int = 0
     run_seconds: float = 0.0
     wall_clock: bool = False
-    warm: bool = True
+    persistent: bool = True
     timeout_seconds: float = 600.0
 
     def to_config(self) -> ConfigRecord:

@@ -120,7 +120,9 @@ class TestParseOverrides:
 class TestHash:
     def test_ignores_where_and_how_a_run_is_kept(self) -> None:
         config = compose()
-        other = compose(["run_dir=x", "progress=none", "checkpoint_every=1", "task.root=y", "worker.warm=false"])
+        other = compose(
+            ["run_dir=x", "progress=none", "checkpoint_every=1", "task.root=y", "deployment.persistent_workers=false"]
+        )
         assert config_hash(other) == config_hash(config)
         assert len(config_hash(config)) == 16
 

@@ -27,4 +27,4 @@ def _answer(message_type: str, content: RecordDict, context: Context) -> RecordD
     return said
 
 
-app = WorkerApp(_answer, warm="persistent_app:app")
+app = WorkerApp(_answer, persistent="persistent_app:app")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.persistent.processes import birth, end, private_folder
 
 
@@ -32,7 +32,7 @@ class TestBirth:
 
     @pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")
     def test_without_proc(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(warm_process, "_PROC", Path("/nowhere/self/stat"))
+        monkeypatch.setattr(processes, "_PROC", Path("/nowhere/self/stat"))
         born = birth(os.getpid())
         assert born is not None
         assert born.startswith(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"))
