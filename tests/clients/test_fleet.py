@@ -137,7 +137,7 @@ class TestTrace:
             ((HEADER, "0,1,0,8", "1,,0,8"), "line 3: samples_per_second must be above 0 and finite; got nothing"),
             ((HEADER, "0,1,0,8", "1,1,0"), "line 3: bandwidth_bits_per_second must be above 0; got nothing"),
             ((HEADER, "0,1,0,8", "0.5,1,0,8", "1,1,0,8"), r"line 3: rank must be a whole number, at least 0; got 0\.5"),
-            ((HEADER, "0,1,0,8", "1,1,0,8,9"), "line 3 has more values than the header names"),
+            ((HEADER, "0,1,0,8", "1,1,0,8,9"), "line 3 has more values than the header has columns"),
             (
                 (f"{HEADER},on_seconds,off_seconds", "0,1,0,8,20,10", "1,1,0,8,,"),
                 "line 2: off_seconds must be above on_seconds, 20; got 10",
