@@ -105,7 +105,7 @@ def repeated(
 def read_trace(path: Path, num_workers: int) -> tuple[Device, ...]:
     """Read devices from a CSV file: rank, samples_per_second, latency_seconds, bandwidth_bits_per_second.
 
-    The optional columns ``on_seconds`` and ``off_seconds`` restrict a device to an interval of run time; additional rows
+    The optional columns ``on_seconds`` and ``off_seconds`` restrict a device to an interval of run time; further rows
     of the same rank add intervals.
 
     Raises

@@ -1,4 +1,4 @@
-"""Certificates and keys of a deployment, equivalent to the openssl and ssh-keygen commands in ``docs/deployment.md``."""
+"""Certificates and keys of a deployment, as by the openssl and ssh-keygen commands in ``docs/deployment.md``."""
 
 import ipaddress
 from dataclasses import dataclass

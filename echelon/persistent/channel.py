@@ -1,7 +1,7 @@
 """Protocol between a client process and its trainer process over a Unix socket: frames of bounded size.
 
-Both sides first prove that they know the trainer's key. Contents use Flower's protobuf encoding; data from the socket is
-never unpickled.
+Both sides first prove that they know the trainer's key. Contents use Flower's protobuf encoding; data from the socket
+is never unpickled.
 """
 
 import hmac

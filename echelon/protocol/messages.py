@@ -31,11 +31,10 @@ _LONGEST_HEADER = 4096
 class TrainInstructions:
     """A round's instructions to one worker; the defaults serve a server that sends none (Flower's FedAvg).
 
-    ``target_samples`` is the work of the round; 0 means ``local_steps`` full batches. ``budget_seconds`` is infinite for
-    blocking work. ``epoch`` and ``position`` are the worker's cursor. ``run_seconds`` is the start of the round on the
-    time axis of the run. ``wall_clock`` disables a simulated fleet. ``persistent`` lets
-    a real device keep a trainer process, which is killed if it does not answer within the budget plus
-    ``timeout_seconds``.
+    ``target_samples`` is the work of the round; 0 means ``local_steps`` full batches. ``budget_seconds`` is infinite
+    for blocking work. ``epoch`` and ``position`` are the worker's cursor. ``run_seconds`` is the start of the round on
+    the time axis of the run. ``wall_clock`` disables a simulated fleet. ``persistent`` lets a deployed node keep a
+    trainer process, which is killed if it does not answer within the budget plus ``timeout_seconds``.
     """
 
     seed: int = 0

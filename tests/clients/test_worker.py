@@ -1,4 +1,4 @@
-"""The worker of a process: what it does with a message's content."""
+"""The worker of a process: requests and replies."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ BASE = TrainInstructions(rank=2, batch_size=16, minibatch_size=4)
 
 
 class Spy(TensorData):
-    """Notes which samples are used."""
+    """Records which samples are used."""
 
     def __init__(self) -> None:
         super().__init__(X, Y)
