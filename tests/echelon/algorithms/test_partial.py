@@ -140,7 +140,7 @@ class TestEstimators:
 
 
 class TestBias:
-    """Seeded Monte Carlo: workers with different gradients g_i finish random counts M_i, with noise on every mini-batch."""
+    """Seeded Monte Carlo: workers with different noisy gradients g_i finish random counts M_i."""
 
     gradients = np.array([1.0, -2.0, 4.0, 3.0])
     draws = 3_000

@@ -9,8 +9,8 @@ import pytest
 from echelon.reports import tables
 from echelon.reports.comparison import Column, Comparison, Level, Statistic, common_loss, compare
 from echelon.reports.figures import comparison as figures
-from echelon.reports.groups import Group, group
 from echelon.reports.run_folder import RunFolder, RunFolderError
+from echelon.reports.run_groups import Group, group
 
 MIB = 1_000_000
 

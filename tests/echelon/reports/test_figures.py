@@ -126,5 +126,5 @@ def test_consensus_shows_distance_and_drift(run: RunFolder) -> None:
 
 
 def test_drawing_touches_no_global_state() -> None:
-    program = "import sys, reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    program = "import sys, echelon.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True)
