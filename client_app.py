@@ -22,7 +22,7 @@ def _answer(message_type: str, content: RecordDict, context: Context) -> RecordD
     return _composed_from(str(context.run_config.get("overrides", ""))).answer(message_type, content, context)
 
 
-app = WorkerApp(_answer, warm="client_app:app")
+app = WorkerApp(_answer, persistent="client_app:app")
 
 
 def make_app(config: "Config") -> WorkerApp:

@@ -30,7 +30,7 @@ from conf import (
     saved_yaml,
     to_yaml,
 )
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.reports import figures, progress, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
@@ -45,7 +45,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the ``overrides`` of ``flwr run`` ask for."""
     if isinstance(grid, HttpGrid):
-        warm_process.end_with_parent()
+        processes.end_with_parent()
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
     check(config, deployed=isinstance(grid, HttpGrid))
@@ -133,7 +133,8 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
     strategy = assembled.build(config, options, wall_clock=wall_clock)
     view.start(config.rounds, config.workers)
-    train_config = {"wall_clock": wall_clock, "warm": config.worker.warm, "timeout_seconds": config.worker.timeout}
+    trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
+    train_config = {"wall_clock": wall_clock, **trainer}
     summary = None
     try:
         with waiting:

@@ -1,12 +1,14 @@
-"""What a round costs beyond computing on real processes, warm and cold, beside Flower's own FedAvg.
+"""Overhead of a round on real processes, with and without persistent workers, beside Flower's own FedAvg.
 
     python -m benchmarks.deployment [--rounds 8] [--model resnet18]
 
 A SuperLink and three SuperNodes on this machine (TLS, registered keys) run three apps one after the other: all_reduce
-with warm workers, the same with ``worker.warm=false``, and Flower's FedAvg through ``send_and_receive``
+with persistent workers, the same with ``deployment.persistent_workers=false``, and Flower's FedAvg through
+``send_and_receive``
 (``benchmarks/flower_fedavg``). Each round trains the model for four batches of 32 digits on every node. The overhead is
-the round's time less the slowest worker's computing; the first round, which starts the trainers, stands apart. Ends
-with status 1 if warm is more than half of Flower's.
+the duration of the round minus the computing time of its slowest worker; the first round, which starts the trainer
+processes, is reported separately. The exit status is 1 if the overhead with persistent workers exceeds half of
+Flower's.
 """
 
 import argparse
@@ -58,7 +60,7 @@ def main() -> int:
             deployment.register(*nodes)
             for rank, node in enumerate(nodes):
                 deployment.start_node(node, f"rank={rank} num-partitions={NODES}")
-            for app in ("all_reduce, warm", "all_reduce, cold", "Flower's FedAvg"):
+            for app in ("all_reduce, persistent", "all_reduce, not persistent", "Flower's FedAvg"):
                 marks = run(deployment, folder, app, arguments.rounds, arguments.model)
                 first, *rest = costs(marks)
                 computing = median(mark["compute"] for mark in marks[1:])
@@ -66,22 +68,23 @@ def main() -> int:
                 row = (first, computing, overheads[app], min(rest), max(rest))
                 table.add_row(app, *(f"{seconds:.2f}" for seconds in row))
     Console(width=110).print(table)
-    ratio = overheads["all_reduce, warm"] / overheads["Flower's FedAvg"]
-    print(f"warm / Flower's FedAvg: {ratio:.2f} of the overhead, limit {LIMIT}")
+    ratio = overheads["all_reduce, persistent"] / overheads["Flower's FedAvg"]
+    print(f"persistent workers / Flower's FedAvg: {ratio:.2f} of the overhead, limit {LIMIT}")
     return int(ratio > LIMIT)
 
 
 def run(deployment: Loopback, folder: Path, app: str, rounds: int, model: str) -> list[dict[str, float]]:
-    """Run an app to its end; return when each round ended and how long its slowest worker computed."""
+    """Run an app to completion; return the end of each round and the computing time of its slowest worker."""
     if app.startswith("Flower"):
         file = folder / "fedavg.jsonl"
         deployment.app = Path(__file__).resolve().parent / "flower_fedavg"
         following = deployment.run(rounds=str(rounds), model=model, out=str(file))
     else:
-        file = folder / app.replace(", ", "-") / "metrics.jsonl"
-        warm = str(app.endswith("warm")).lower()
-        given = [*WORK, f"rounds={rounds}", f"model={model}", f"worker.warm={warm}", f"run_dir={file.parent}"]
-        following = deployment.run(overrides=" ".join(given))
+        file = folder / app.replace(", ", "-").replace(" ", "-") / "metrics.jsonl"
+        persistent = str(app == "all_reduce, persistent").lower()
+        overrides = [f"rounds={rounds}", f"model={model}", f"run_dir={file.parent}"]
+        overrides.append(f"deployment.persistent_workers={persistent}")
+        following = deployment.run(overrides=" ".join([*WORK, *overrides]))
     following.wait()
     if not file.exists():
         raise SystemExit(deployment.log("run"))
@@ -95,7 +98,7 @@ def slowest(seconds: float | list[float]) -> float:
 
 
 def costs(marks: list[dict[str, float]]) -> list[float]:
-    """Return each round's time less computing."""
+    """Return the overhead of each round: its duration minus computing."""
     starts = [0.0, *(mark["end"] for mark in marks)]
     return [mark["end"] - start - mark["compute"] for start, mark in zip(starts, marks, strict=False)]
 

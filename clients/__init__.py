@@ -1,4 +1,4 @@
-"""The Flower client side: messages, local training, clocks, fleets of simulated devices, warm workers."""
+"""The Flower client side: the app, local training, clocks and fleets of simulated devices."""
 
 from .app import WorkerApp, make_client_app, rank_of
 

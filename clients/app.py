@@ -1,7 +1,7 @@
-"""The Flower ClientApp: thin handlers around a worker that stays in this process, or in a trainer process.
+"""The Flower ClientApp: thin handlers around a worker in this process or in a trainer process.
 
-Nothing here imports torch at module level: in a deployment every message starts a fresh process, and only the one that
-holds the worker should pay for it.
+This module does not import torch at module level: a deployment starts a new process for every message, and only the
+process that holds the worker needs torch.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from echelon.persistent import client as trainers
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.persistent.channel import Request
 from echelon.protocol.messages import CONFIG, ROSTER_QUERY, TrainInstructions
 from echelon.protocol.packing import PACKED, pack, unpack
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
 
-# Simulated nodes hop between processes and Ray unpickles the app for every message: its worker lives here.
+# Simulated nodes move between processes and Ray unpickles the app for every message, so the worker is kept here.
 _workers: dict[str, "Worker"] = {}
 
 
 class WorkerApp(ClientApp):
-    """A ClientApp whose messages a worker answers: of this process or, on a real device, of a trainer process.
+    """A ClientApp whose messages are answered by a worker in this process or, when deployed, in a trainer process.
 
     Parameters
     ----------
@@ -42,15 +42,15 @@ class WorkerApp(ClientApp):
         (message type, content, context) -> content of the reply.
     mods : list of Flower mods, optional
         Wrapped around every train message.
-    warm : str, optional
-        ``module:variable`` under which this app can be imported. On a real device a trainer process, that imports it,
-        then answers all messages of a run; without it every message loads torch, data and model anew.
+    persistent : str, optional
+        ``module:variable`` from which this app can be imported. When deployed, one trainer process imports it and
+        answers all messages of a run. By default every message reloads torch, data and model.
     """
 
-    def __init__(self, answer: Answer, *, mods: list[Mod] | None = None, warm: str | None = None) -> None:
+    def __init__(self, answer: Answer, *, mods: list[Mod] | None = None, persistent: str | None = None) -> None:
         super().__init__()
         self.answer = answer
-        self._warm = warm
+        self._persistent = persistent
         self.query(ROSTER_QUERY)(self._reply)
         self.train(mods=mods)(self._reply)
         self.evaluate()(self._reply)
@@ -58,12 +58,14 @@ class WorkerApp(ClientApp):
     def _reply(self, message: Message, context: Context) -> Message:
         deployed = trainers.available()
         if deployed:
-            warm_process.end_with_parent()
+            processes.end_with_parent()
         instructions = TrainInstructions.from_config(message.content.config_records.get(CONFIG, ConfigRecord()))
-        if self._warm is not None and instructions.warm and deployed:
+        if self._persistent is not None and instructions.persistent and deployed:
             stateless = Context(context.run_id, context.node_id, context.node_config, RecordDict(), context.run_config)
             request = Request(message.metadata.message_type, message.content, stateless)
-            content = trainers.ask(self._warm, request, instructions.patience_seconds(message.metadata.message_type))
+            content = trainers.ask(
+                self._persistent, request, instructions.patience_seconds(message.metadata.message_type)
+            )
         else:
             content = self.answer(message.metadata.message_type, message.content, context)
         return Message(content, reply_to=message)
@@ -77,30 +79,31 @@ def make_client_app(
     fleet: "Fleet | None" = None,
     loss: "Loss | None" = None,
     mods: list[Mod] | None = None,
-    warm: str | None = None,
+    persistent: str | None = None,
 ) -> WorkerApp:
-    """Return a ClientApp that trains as the strategies here ask it to; it also serves Flower's own FedAvg.
+    """Return a ClientApp that follows the instructions of these strategies; it also works with Flower's own FedAvg.
 
     Parameters
     ----------
     load_data : callable
-        ``load_data(rank, num_workers)``, or ``load_data(context)`` for one parameter, returns what this worker can
-        reach: a pair (inputs, labels), a torch dataset, or an object with ``len()`` and ``batch(indices, generator)``.
-        Called once per process and rank. The server's plan indexes into it; without a plan all of it is the shard.
+        ``load_data(rank, num_workers)`` or ``load_data(context)`` returns the data that this worker can access: a pair
+        (inputs, labels), a torch dataset, or an object with ``len()`` and ``batch(indices, generator)``. Called once
+        per process and rank. The server's partition indexes into it; without a partition all of it is the shard.
     build_model : callable
         Returns the torch module; its ``state_dict`` names the arrays.
     device : {"auto", "cpu", "cuda"}
-        Where to compute; ``auto`` takes CUDA where there is one. A node's own ``device`` in its node-config decides.
+        Where to compute; ``auto`` uses CUDA if it is available. ``device`` in a node's node-config overrides it.
     fleet : Fleet, optional
-        Simulated devices of unequal speed. Without it the wall clock measures this one.
+        Simulated devices of unequal speed. By default the wall clock measures this device.
     loss : callable, optional
         (outputs, labels) -> loss summed over the mini-batch; cross-entropy by default.
     mods : list of Flower mods, optional
-        Wrapped around every train message, as by ``@app.train(mods=...)``; see ``docs/security.md`` for those that go
-        with the strategies here.
-    warm : str, optional
-        ``module:variable`` that this app is bound to, as in ``app = make_client_app(..., warm="client_app:app")``:
-        on a real device a trainer process, that imports it, then keeps torch, data and model between messages.
+        Wrapped around every train message, as by ``@app.train(mods=...)``; ``docs/security.md`` lists which mods are
+        compatible with these strategies.
+    persistent : str, optional
+        ``module:variable`` that this app is bound to, as in
+        ``app = make_client_app(..., persistent="client_app:app")``. When deployed, a trainer process imports it and
+        keeps torch, data and model between messages.
 
     Returns
     -------
@@ -109,18 +112,18 @@ def make_client_app(
     Raises
     ------
     ValueError
-        For a mod of secure aggregation.
+        For a secure-aggregation mod.
     """
     for mod in mods or []:
         if ".secure_aggregation." in f"{getattr(mod, '__module__', '')}.":
             raise ValueError(
-                f"mods must leave a worker's model readable, for the server keeps one per worker; got "
-                f"{getattr(mod, '__name__', mod)}, which shows the server nothing but sums"
+                f"mods must leave each worker's model readable, because the server keeps one per worker; got "
+                f"{getattr(mod, '__name__', mod)}, which reveals only sums to the server"
             )
     options = {"device": device, "fleet": fleet} | ({} if loss is None else {"loss": loss})
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
-    # A mod sees the model as Flower's own clients have it, array by array.
-    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, warm=warm)
+    # Mods expect the model as in Flower's own clients: as named arrays.
+    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent)
 
 
 def _answer(
@@ -156,7 +159,7 @@ def _worker(
     options: dict[str, Any],
     context: Context,
 ) -> "Worker":
-    """Return this process's worker of the app ``key``, with the node's data; that of another app makes room for it."""
+    """Return this process's worker for the app ``key``, with the node's data; it replaces that of another app."""
     if key not in _workers:
         from .worker import Worker
 
@@ -173,7 +176,7 @@ def _worker(
 
 
 def _of_node(context: Context) -> dict[str, Any]:
-    """Return the options that a node's own configuration decides: where it computes, and how fast at most."""
+    """Return the options set by the node's own configuration: device and speed limit."""
     options: dict[str, Any] = {}
     if "device" in context.node_config:
         options["device"] = str(context.node_config["device"])

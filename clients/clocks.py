@@ -1,37 +1,37 @@
-"""Clocks: how a worker measures its computing, and whether one more mini-batch fits its budget."""
+"""Clocks: measure a worker's compute time and decide whether another mini-batch fits its budget."""
 
 import math
 import time
 from collections.abc import Callable
 from typing import Protocol
 
-# A budget is predicted from reported times: a mini-batch that ends on it must not fall out by rounding.
+# Budgets are predicted from reported times: rounding must not exclude a mini-batch that ends exactly on the budget.
 _TOLERANCE = 1e-6
 
 
 class Clock(Protocol):
-    """Measures one worker's computing in one round."""
+    """Measures the compute time of one worker in one round."""
 
     @property
     def seconds(self) -> float:
-        """Seconds of computing so far."""
+        """Compute seconds so far."""
 
     def fits(self, samples: int, budget_seconds: float) -> bool:
-        """Say whether a mini-batch of ``samples`` would end within the budget."""
+        """Return whether a mini-batch of ``samples`` would end within the budget."""
 
     def tick(self, samples: int) -> None:
-        """Note that a mini-batch of ``samples`` has been computed."""
+        """Record a finished mini-batch of ``samples``."""
 
 
 class WallClock:
-    """Real time: the next mini-batch is expected to take as long, per sample, as this round's did so far.
+    """Real time; the time per sample of the next mini-batch is estimated from this round's finished ones.
 
     Parameters
     ----------
     seconds_per_sample : float
-        What to expect before the first mini-batch has ended; NaN if unknown.
+        Estimate for the first mini-batch; NaN if unknown.
     speed_limit : float
-        Samples per second that the device shall not exceed: it sleeps after a mini-batch that was faster.
+        Maximum samples per second: the clock sleeps after a faster mini-batch.
     """
 
     def __init__(self, seconds_per_sample: float = math.nan, speed_limit: float = math.inf) -> None:
@@ -42,27 +42,27 @@ class WallClock:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the clock was made."""
+        """Seconds since the clock was created."""
         return time.perf_counter() - self._start
 
     def fits(self, samples: int, budget_seconds: float) -> bool:
-        """Say whether a mini-batch is expected to end within the budget; an unknown duration fits."""
+        """Return whether a mini-batch is expected to end within the budget; an unknown duration fits."""
         expected = self.seconds / self._samples if self._samples else self._expected
         return math.isnan(expected) or self.seconds + samples * expected <= budget_seconds * (1 + _TOLERANCE)
 
     def tick(self, samples: int) -> None:
-        """Learn from a mini-batch that has ended."""
+        """Record a finished mini-batch, and sleep if a speed limit applies."""
         self._samples += samples
         time.sleep(max(self._samples / self._speed_limit - self.seconds, 0.0))
 
 
 class VirtualClock:
-    """Simulated time: a mini-batch takes ``samples / samples_per_second * jitter()`` and nobody sleeps.
+    """Simulated time: a mini-batch takes ``samples / samples_per_second * jitter()``, without sleeping.
 
     Parameters
     ----------
     samples_per_second : float
-        The device's speed.
+        Speed of the device.
     jitter : callable
         Returns the factor of the next mini-batch; 1 is the nominal speed.
     """
@@ -74,11 +74,11 @@ class VirtualClock:
         self.seconds = 0.0
 
     def fits(self, samples: int, budget_seconds: float) -> bool:
-        """Say whether the next mini-batch ends within the budget; its duration is already drawn."""
+        """Return whether the next mini-batch ends within the budget; its duration is already drawn."""
         return self.seconds + self._duration(samples) <= budget_seconds * (1 + _TOLERANCE)
 
     def tick(self, samples: int) -> None:
-        """Let the time of a mini-batch pass."""
+        """Advance the time by one mini-batch."""
         self.seconds += self._duration(samples)
         self._factor = self._jitter()
 

@@ -1,4 +1,4 @@
-"""What a worker trains on: anything that gives mini-batches by index."""
+"""Training data of a worker: any object that returns mini-batches by index."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -17,11 +17,11 @@ class IndexedData(Protocol):
         """Return the number of samples."""
 
     def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> Batch:
-        """Return inputs and labels of the given samples; ``generator`` serves augmentation."""
+        """Return inputs and labels of the given samples; ``generator`` is for augmentation."""
 
 
 class TensorData:
-    """Inputs and labels held in memory.
+    """Inputs and labels in memory.
 
     Parameters
     ----------
@@ -32,7 +32,7 @@ class TensorData:
     def __init__(self, x: Any, y: Any) -> None:
         self.x, self.y = torch.as_tensor(x), torch.as_tensor(y)
         if len(self.x) != len(self.y):
-            raise ValueError(f"inputs and labels must be equally many; got {len(self.x)} and {len(self.y)}")
+            raise ValueError(f"inputs and labels must have the same length; got {len(self.x)} and {len(self.y)}")
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,7 +60,7 @@ class DatasetData:
 
 
 def as_indexed(data: Any) -> IndexedData:
-    """Take what a user's ``load_data`` returned: IndexedData, an (inputs, labels) pair, or a torch dataset.
+    """Convert the result of ``load_data``: IndexedData, an (inputs, labels) pair, or a torch dataset.
 
     Raises
     ------

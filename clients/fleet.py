@@ -1,4 +1,4 @@
-"""Fleets: simulated devices of unequal speed, network and presence."""
+"""Fleets: simulated devices with different speeds, networks and availability."""
 
 import csv
 import math
@@ -15,7 +15,7 @@ from .clocks import VirtualClock
 
 JitterKind = Literal["none", "shifted_exponential", "log_normal", "slowdown"]
 
-# A worker that churn took away is looked for again after this long when nobody else is there either.
+# Wait before checking again, if churn has taken all workers offline.
 _CHURN_WAIT_SECONDS = 1.0
 
 
@@ -47,7 +47,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Device:
-    """One simulated device: speed, network (bandwidth in bytes per second) and the intervals of run time it is on."""
+    """One simulated device: speed, network (bandwidth in bytes per second) and online intervals in run time."""
 
     samples_per_second: float
     latency_seconds: float = 0.0
@@ -55,7 +55,7 @@ class Device:
     on_intervals: tuple[tuple[float, float], ...] = ((0.0, math.inf),)
 
     def seconds_away(self, run_seconds: float) -> float:
-        """Return how long the device stays off from ``run_seconds`` on: 0 when it is on, inf when it never returns."""
+        """Return the remaining offline time at ``run_seconds``: 0 if online, inf if the device never returns."""
         waits = [max(on - run_seconds, 0.0) for on, off in self.on_intervals if run_seconds < off]
         return min(waits, default=math.inf)
 
@@ -82,7 +82,7 @@ class Fleet:
         return VirtualClock(self.device(rank).samples_per_second, lambda: self.jitter.draw(generator))
 
     def seconds_away(self, seed: int, rank: int, server_round: int, run_seconds: float) -> float:
-        """Return how long worker ``rank`` is away from this round on; 0 when it is there."""
+        """Return how long worker ``rank`` is offline from this round on; 0 if it is online."""
         away = self.device(rank).seconds_away(run_seconds)
         return max(away, _CHURN_WAIT_SECONDS) if self._churned(seed, rank, server_round) else away
 
@@ -105,13 +105,13 @@ def repeated(
 def read_trace(path: Path, num_workers: int) -> tuple[Device, ...]:
     """Read devices from a CSV file: rank, samples_per_second, latency_seconds, bandwidth_bits_per_second.
 
-    Optional columns ``on_seconds`` and ``off_seconds`` limit a device to an interval of run time; further rows of the
-    same rank add intervals.
+    The optional columns ``on_seconds`` and ``off_seconds`` restrict a device to an interval of run time; further rows
+    of the same rank add intervals.
 
     Raises
     ------
     ValueError
-        Naming the file, the line and the value that is wrong, or the ranks that are missing.
+        Naming the file, line and invalid value, or the first missing rank.
     """
     rows: dict[int, list[dict[str, float]]] = {}
     required = ("rank", "samples_per_second", "latency_seconds", "bandwidth_bits_per_second")
@@ -132,7 +132,7 @@ def read_trace(path: Path, num_workers: int) -> tuple[Device, ...]:
 def _parse_row(path: Path, line: int, row: dict[str | None, str | None]) -> dict[str, float]:
     where = f"fleet.path {path}, line {line}"
     if None in row:
-        raise ValueError(f"{where} has more values than the header names")
+        raise ValueError(f"{where} has more values than the header has columns")
     values = {"on_seconds": 0.0, "off_seconds": math.inf}
     for name, text in row.items():
         try:

@@ -1,4 +1,4 @@
-"""A torch model whose parameters and gradients lie in one vector each, so that a step is vector arithmetic."""
+"""A torch model with all parameters in one vector and all gradients in another, for vectorised optimiser steps."""
 
 from collections.abc import Mapping
 
@@ -18,19 +18,19 @@ class FlatModel:
     module : torch.nn.Module
         With float32 parameters.
     device : str
-        Where it computes.
+        Compute device.
 
     Attributes
     ----------
     parameters, gradients : tensor, shape (P,)
         All parameters, and their gradients.
     frozen : bool tensor, shape (P,), or None
-        Parameters that need no gradient, if there are any.
+        Mask of the parameters without a gradient; None if every parameter has one.
 
     Raises
     ------
     ValueError
-        If a parameter is not of float32.
+        If a parameter is not float32.
     """
 
     def __init__(self, module: nn.Module, device: str = "cpu") -> None:
@@ -67,7 +67,7 @@ class FlatModel:
         """
         if set(arrays) != set(self._state):
             odd = sorted(set(arrays) ^ set(self._state))
-            raise ValueError(f"the arrays received do not belong to this model: {odd[0]} is in one of them only")
+            raise ValueError(f"received arrays must match the model; {odd[0]} is in only one of them")
         for name, tensor in self._state.items():
             values = as_ndarray(arrays[name])
             if values.shape != tuple(tensor.shape):
@@ -79,13 +79,13 @@ class FlatModel:
         return ArrayRecord({name: Array(tensor.cpu().numpy()) for name, tensor in self._state.items()})
 
     def flatten(self, arrays: ArrayRecord) -> Tensor:
-        """Return one vector from arrays named as the parameters are."""
+        """Concatenate arrays named like the parameters into one vector."""
         flat = torch.empty_like(self.parameters)
         for name, (piece, _) in self._slices.items():
             flat[piece] = torch.from_numpy(np.array(as_ndarray(arrays[name]))).reshape(-1).to(flat.device)
         return flat
 
     def unflatten(self, flat: Tensor) -> ArrayRecord:
-        """Return arrays named as the parameters are from one vector."""
+        """Split one vector into arrays named like the parameters."""
         values = flat.cpu()
         return ArrayRecord({name: Array(values[p].view(s).numpy()) for name, (p, s) in self._slices.items()})

@@ -20,7 +20,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LocalUpdate:
-    """What a round of local training did, beside the model itself; ``train_loss`` is the mean over samples."""
+    """Statistics of one round of local training; ``train_loss`` is the mean over samples."""
 
     samples: int
     minibatches: int
@@ -45,28 +45,29 @@ def train(
     anchor: Tensor | None = None,
     loss: Loss = cross_entropy,
 ) -> LocalUpdate:
-    """Take a round's local steps from the parameters that ``model`` holds, within the round's time budget.
+    """Run the local steps of a round, starting from the parameters in ``model``, within the time budget.
 
-    A step accumulates the gradients of a batch's mini-batches at fixed parameters and applies
-    ``x -= lr * v``, ``v = momentum * v + G / B + weight_decay * x + anchor_strength * (x - anchor)`` once, with G the
-    sum of the samples' gradients and B the full batch: a batch cut short by the budget enters by the ``nominal`` rule.
+    A step accumulates the gradients of the mini-batches of a batch at fixed parameters and applies
+    ``x -= lr * v``, ``v = momentum * v + G / B + weight_decay * x + anchor_strength * (x - anchor)`` once. G is the sum
+    of the per-sample gradients and B the full batch size, so a batch truncated by the budget follows the ``nominal``
+    rule.
 
     Parameters
     ----------
     model : FlatModel
-        Holds the worker's row; holds its new row afterwards.
+        Contains the worker's row, which is updated in place.
     data : IndexedData
         The worker's samples.
     indices : int64 tensor, shape (local_steps * batch_size,)
-        Samples of the round, in order.
+        Samples of the round, in training order.
     instructions : TrainInstructions
-        Steps, batch and mini-batch size, budget and hyper-parameters.
+        Number of steps, batch and mini-batch size, budget and hyper-parameters.
     clock : Clock
         Decides whether the next mini-batch fits the budget.
     velocity : tensor, shape (P,), optional
         Momentum buffer v, changed in place.
     anchor : tensor, shape (P,), optional
-        What the steps are drawn to (AL-DSGD with ``force=in_step``).
+        Target of the corrective force (AL-DSGD with ``force=in_step``).
     loss : callable
         (outputs, labels) -> summed loss.
 
@@ -74,15 +75,15 @@ def train(
     -------
     LocalUpdate
     """
-    place = (max(instructions.rank, 0), instructions.server_round)
-    augment = rng(instructions.seed, "augment", *place)
+    stream = (max(instructions.rank, 0), instructions.server_round)
+    augment = rng(instructions.seed, "augment", *stream)
     model.module.train()
     samples, minibatches, loss_sum = 0, 0, 0.0
     target = instructions.target_samples or instructions.local_steps * instructions.batch_size
     stopped = False
-    # Only the generators that are used: asking for CUDA's would start CUDA in a process that computes on the CPU.
+    # Fork only the generators in use: forking those of CUDA would initialise CUDA in a CPU-only process.
     with torch.random.fork_rng([model.device] if model.device == "cuda" else []):
-        torch.manual_seed(int(rng(instructions.seed, "dropout", *place).integers(2**31)))
+        torch.manual_seed(int(rng(instructions.seed, "dropout", *stream).integers(2**31)))
         for _ in range(instructions.local_steps):
             start = samples
             model.gradients.zero_()

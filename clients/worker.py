@@ -1,4 +1,4 @@
-"""The working half of a client: data and model of one process, and what it does with them on request."""
+"""The worker: holds the data and model of one process, and answers requests."""
 
 import math
 from collections.abc import Callable
@@ -30,26 +30,26 @@ from .fleet import Fleet
 from .model import FlatModel
 from .training import Loss, cross_entropy, train
 
-# Mini-batches of a calibration on real devices; the first one warms up caches and is not counted.
+# Mini-batches for calibration on real devices; the first one warms up caches and is not counted.
 _CALIBRATION_MINIBATCHES = 4
 _EVALUATION_BATCH = 512
 
 
 class Worker:
-    """One model and the data of every rank met so far, kept for the life of a process; requests leave no other trace.
+    """One model and the data of every rank seen in this process; requests change no other state.
 
     Parameters
     ----------
     build_model : callable
         () -> torch.nn.Module.
     device : {"auto", "cpu", "cuda"}
-        Where to compute.
+        Compute device.
     fleet : Fleet, optional
-        Simulated devices; without it the wall clock measures.
+        Simulated devices; by default the wall clock measures.
     loss : callable
         (outputs, labels) -> summed loss.
     speed_limit : float
-        Samples per second that the wall clock lets this device do, to try out unequal devices on one machine.
+        Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Worker:
         self.speed_limit = speed_limit
 
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
-        """Load the data of a worker, once per process; every request about a rank needs it."""
+        """Load the data of a worker, once per process; required before any request for its rank."""
         if rank not in self._data:
             self._data[rank] = as_indexed(load())
 
@@ -96,7 +96,7 @@ class Worker:
         ).to_content()
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:
-        """Do a round's local steps on the row received; return the new row and the report."""
+        """Run the local steps of a round on the received row; return the new row and the report."""
         instructions = TrainInstructions.from_config(content.config_records[CONFIG])
         data = self._data[rank]
         shard = _shard(content, len(data))
@@ -111,11 +111,11 @@ class Worker:
             velocity = torch.zeros_like(self.model.parameters)
         cursor = Cursor(instructions.epoch, instructions.position)
         count = instructions.local_steps * instructions.batch_size
-        places = upcoming(instructions.seed, rank, cursor, len(shard), count)
+        positions = upcoming(instructions.seed, rank, cursor, len(shard), count)
         update = train(
             self.model,
             data,
-            torch.from_numpy(shard[places]),
+            torch.from_numpy(shard[positions]),
             instructions,
             self._clock(rank, instructions),
             velocity=velocity,
@@ -132,7 +132,7 @@ class Worker:
 
     @torch.inference_mode()
     def evaluate(self, rank: int, content: RecordDict) -> RecordDict:
-        """Return mean loss and accuracy of the model received on the worker's own shard."""
+        """Return mean loss and accuracy of the received model on the worker's shard."""
         data = self._data[rank]
         shard = torch.tensor(_shard(content, len(data)))
         self.model.load(content.array_records[ARRAYS])
@@ -165,7 +165,7 @@ class Worker:
         return self.model.flatten(content.array_records[key]) if key in content else None
 
     def _calibrate(self, rank: int, instructions: TrainInstructions) -> float:
-        """Return seconds per sample, measured on a few mini-batches."""
+        """Measure seconds per sample on a few mini-batches."""
         data, size = self._data[rank], instructions.minibatch_size
         indices = torch.arange(size * _CALIBRATION_MINIBATCHES) % len(data)
         measure = partial(train, self.model, data, loss=self.loss)
@@ -176,7 +176,7 @@ class Worker:
 
 
 def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the samples that the server assigned to this worker: all that it has, if none were named."""
+    """Return the samples that the server assigned to this worker; by default all of its data."""
     if SHARD not in content:
         return np.arange(pool)
     indices = as_ndarray(content.array_records[SHARD]["indices"])
@@ -184,7 +184,7 @@ def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]
         raise ValueError(f"the shard must be a non-empty list of int64 indices; got {indices.dtype} {indices.shape}")
     outside = indices[(indices < 0) | (indices >= pool)]
     if outside.size:
-        raise ValueError(f"the shard names sample {outside[0]}; this worker's data has {pool} samples")
+        raise ValueError(f"shard indices must lie in 0..{pool - 1}, the range of this worker's data; got {outside[0]}")
     return indices
 
 

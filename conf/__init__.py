@@ -1,4 +1,4 @@
-"""The configuration of a run: YAML groups, their schema, and what turns overrides into a checked :class:`Config`."""
+"""The configuration of a run: YAML groups, their schema, and how overrides become a validated :class:`Config`."""
 
 from conf.errors import ConfigError
 from conf.loading import compose, config_hash, from_yaml, recompose, saved_yaml, to_yaml

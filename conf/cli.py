@@ -1,4 +1,4 @@
-"""The command line of a run: overrides, sweeps, help; one line and exit status 2 for what cannot be run."""
+"""The command line: overrides, sweeps and help; an invalid configuration gives a one-line error and exit status 2."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from conf.reference import explain
 from conf.schema import Config
 
 _USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
-_INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: whoever stops a run of a sweep does not want the next one
+_INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: stopping one run of a sweep stops the sweep
 _EXAMPLES = """Examples:
   python run_sim.py                                             the default run
   python run_sim.py strategy=matcha strategy.communication_budget=0.3 rounds=50
@@ -25,7 +25,7 @@ _EXAMPLES = """Examples:
   python run_sim.py --multirun strategy=d_psgd,matcha,al_dsgd seed=0,1,2
   python run_sim.py strategy=matcha --cfg job                   print the configuration, run nothing
   python run_sim.py strategy=matcha --help                      explain the keys of these choices
-  python run_sim.py resume=runs/2025-01-31/12-00-00 rounds=200  go on with an earlier run"""
+  python run_sim.py resume=runs/2025-01-31/12-00-00 rounds=200  continue an earlier run"""
 
 
 def main(
@@ -33,22 +33,23 @@ def main(
     argv: Sequence[str] | None = None,
     check: Callable[[Config], None] | None = None,
 ) -> int:
-    """Run what the command line asks for.
+    """Parse the command line and run it.
 
     Parameters
     ----------
     run : callable
-        Does one run, whose ``run_dir`` is set, and returns its exit status; None stands for 0.
+        Executes one run, whose ``run_dir`` is set, and returns its exit status; None means 0.
     argv : sequence of str, optional
-        Arguments; those of the process by default.
+        Arguments; ``sys.argv[1:]`` by default.
     check : callable, optional
-        Checks one run of a sweep, on data too, before the first one starts; a single run does so itself.
+        Called for every run of a sweep before the first one starts, to check it against the data; a single run
+        performs this check itself.
 
     Returns
     -------
     int
-        Exit status: 2 after a line on standard error for a configuration that cannot be run (from ``run`` as well,
-        if it raises :class:`ConfigError`), else the highest status of the runs.
+        Exit status: 2 if the configuration is invalid or ``run`` raises :class:`ConfigError`, with one line on
+        standard error; otherwise the highest status of the runs.
     """
     try:
         options = _parser().parse_intermixed_args(argv)
@@ -64,7 +65,7 @@ def main(
             preflight(config)
             if check is not None and options.multirun:
                 check(config)
-        return _run_all(run, sweep, _placed(configs, datetime.now(), options.multirun))
+        return _run_all(run, sweep, _with_run_dirs(configs, datetime.now(), options.multirun))
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -91,8 +92,8 @@ def _compose(overrides: Sequence[str]) -> Config:
     return recompose(saved_yaml(config.resume), [*overrides, "run_dir=null"])
 
 
-def _placed(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Config]:
-    """Return the configurations with a folder each."""
+def _with_run_dirs(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Config]:
+    """Return the configurations, each with its run folder set."""
     moment = f"{now:%Y-%m-%d}/{now:%H-%M-%S}"
     if not multirun:
         config = configs[0]
@@ -105,7 +106,7 @@ def _placed(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Co
 
 
 def _free(path: Path) -> str:
-    """Return ``path``, numbered if it is taken by a run of the same second."""
+    """Return ``path``, with a number appended if a run of the same second has taken it."""
     number = 1
     free = path
     while free.exists():

@@ -1,5 +1,5 @@
-"""The one error of a configuration."""
+"""The error of the configuration package."""
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; one line that names the key, its value and what is allowed."""
+    """An invalid configuration; the message is one line with the key, its value and the allowed values."""

@@ -1,4 +1,4 @@
-"""How the schema declares a key: its type, what it means, its unit and the values it may take."""
+"""How the schema declares a key: its type, description, unit and allowed values."""
 
 import inspect
 import types
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Interval:
-    """Numbers between two bounds, written as in mathematics: ``[0, 1)`` holds 0 and not 1, ``[1, inf)`` has no end."""
+    """An interval in mathematical notation: ``[0, 1)`` contains 0 but not 1; ``[1, inf)`` is unbounded above."""
 
     low: float
     high: float
@@ -21,7 +21,7 @@ class Interval:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an interval such as ``(0, 1]``."""
+        """Parse an interval such as ``(0, 1]``."""
         low, high = text[1:-1].split(",")
         return cls(float(low), float(high), text[0] == "[", text[-1] == "]")
 
@@ -39,18 +39,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Key:
-    """What the schema says of a key beyond its type.
+    """Metadata of a key beyond its type.
 
     Attributes
     ----------
     text : str
-        What it means, for the reference.
+        Description for the reference.
     unit : str
-        Of a number; empty for counts and shares.
+        Unit of a number; empty for counts and fractions.
     within : Interval, optional
-        The numbers allowed; of the elements, if the key is a list.
+        Allowed numbers; for a list, of its elements.
     choices : tuple of str
-        The words allowed.
+        Allowed strings.
     """
 
     text: str
@@ -60,14 +60,14 @@ class Key:
 
 
 def key(text: str, within: str = "", *, unit: str = "") -> Any:
-    """Declare a key; its default value stands in the YAML file of its group.
+    """Declare a key; its default value is in the YAML file of its group.
 
     Parameters
     ----------
     text : str
-        What it means.
+        Description.
     within : str
-        Interval of the numbers allowed, such as ``[0, 1)``.
+        Interval of allowed numbers, such as ``[0, 1)``.
     unit : str
         Unit of the number.
     """
@@ -76,10 +76,10 @@ def key(text: str, within: str = "", *, unit: str = "") -> Any:
 
 @dataclass_transform(field_specifiers=(key,))
 def schema(cls: type[T]) -> type[T]:
-    """Make a dataclass of ``cls`` that OmegaConf accepts.
+    """Turn ``cls`` into a dataclass that OmegaConf accepts.
 
-    OmegaConf has no ``Literal`` and no unions with lists: it is shown ``str`` and ``Any`` in their place, and
-    :func:`conf.validation.validate` checks what it cannot.
+    OmegaConf supports neither ``Literal`` nor unions with lists: these become ``str`` and ``Any``, and
+    :func:`conf.validation.validate` checks the values instead.
     """
     annotations: dict[str, Any] = {}
     for name, hint in inspect.get_annotations(cls).items():
@@ -87,7 +87,7 @@ def schema(cls: type[T]) -> type[T]:
         if words:
             known: Key = declared.metadata["key"]
             declared.metadata = types.MappingProxyType({"key": replace(known, choices=words)})
-        annotations[name] = _shown(hint)
+        annotations[name] = _supported(hint)
     cls.__annotations__ = annotations
     return dataclass(cls)
 
@@ -98,13 +98,13 @@ def is_union(hint: Any) -> bool:
 
 
 def _words(hint: Any) -> tuple[str, ...]:
-    """Return the words of the ``Literal`` in an annotation, if there is one."""
+    """Return the strings of the ``Literal`` in an annotation, or an empty tuple."""
     if get_origin(hint) is Literal:
         return get_args(hint)
     return next((words for part in get_args(hint) if (words := _words(part))), ())
 
 
-def _shown(hint: Any) -> Any:
+def _supported(hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return str
     if is_union(hint) and any(get_origin(part) is list for part in get_args(hint)):

@@ -1,4 +1,4 @@
-"""The groups' keys: types, meanings, units and ranges. The default values stand in `conf/<group>/<choice>.yaml`."""
+"""The keys of the groups: types, descriptions, units and ranges. Defaults are in `conf/<group>/<choice>.yaml`."""
 
 from typing import Literal
 
@@ -7,30 +7,30 @@ from conf.fields import key, schema
 
 @schema
 class Task:
-    """What is learnt."""
+    """Data set."""
 
     name: str = key("data set")
-    root: str | None = key("folder of the data, or the .npz file; null = `data` in the working directory")
-    download: bool = key("let torchvision bring the data to `task.root` if it is not there")
-    augment: bool = key("augment training mini-batches, where the task has an augmentation")
-    train_limit: int | None = key("keep at most so many training samples, balanced over the classes", "[1, inf)")
-    test_limit: int | None = key("keep at most so many test samples, balanced over the classes", "[1, inf)")
+    root: str | None = key("data folder or .npz file; null = `data` in the working directory")
+    download: bool = key("let torchvision download missing data to `task.root`")
+    augment: bool = key("augment training mini-batches, if the task defines an augmentation")
+    train_limit: int | None = key("maximum number of training samples, balanced over the classes", "[1, inf)")
+    test_limit: int | None = key("maximum number of test samples, balanced over the classes", "[1, inf)")
 
 
 @schema
 class Model:
-    """The network."""
+    """Model architecture."""
 
     name: str = key("architecture")
 
 
 @schema
 class Partitioner:
-    """What data a worker holds."""
+    """Which data each worker holds."""
 
     name: str = key("rule that assigns the samples")
     ratios: Literal["equal", "fleet", "measured"] | list[float] = key(
-        "shares of the workers: equal, in proportion to the speeds of the fleet or to those measured in the handshake, "
+        "share of each worker: equal, proportional to the speeds of the fleet or to those measured in the handshake, "
         "or one number per worker",
         "(0, inf)",
     )
@@ -40,34 +40,40 @@ class Partitioner:
 class Dirichlet(Partitioner):
     """Label-skewed shards of random class mixes."""
 
-    alpha: float = key("concentration per class: near 0 one class per worker, large = class proportions", "(0, inf)")
+    alpha: float = key("concentration per class: near 0 = one class per worker, large = class proportions", "(0, inf)")
 
 
 @schema
 class Shards(Partitioner):
     """Label-sorted shards."""
 
-    classes_per_worker: int = key("shards, of one class each, that a worker gets", "[1, inf)")
+    classes_per_worker: int = key("number of single-class shards per worker", "[1, inf)")
 
 
 @schema
 class Submodular(Partitioner):
-    """Blocks that each represent the whole (RCD-SGD)."""
+    """Blocks that each represent the whole data set (RCD-SGD)."""
 
-    objective: Literal["facility_location", "graph_cut"] = key("set function that every block maximises")
+    objective: Literal["facility_location", "graph_cut"] = key("set function that each block maximises")
     selection: Literal["units", "fill", "min_value"] = key(
-        "which block takes the next sample; min_value is the paper's"
+        "rule that selects the block to extend; min_value is the rule of the paper"
     )
-    kernel: Literal["gaussian", "cosine"] = key("similarity of two samples")
+    kernel: Literal["gaussian", "cosine"] = key("similarity measure between samples")
     bandwidth: float | None = key(
-        "of the Gaussian kernel exp(-d^2 / bandwidth); null = median d^2 per class", "(0, inf)"
+        "bandwidth of the Gaussian kernel exp(-d^2 / bandwidth); null = median d^2 per class", "(0, inf)"
     )
-    lam: float = key("similarity inside a block in the graph cut: 1 = the cut, up to 0.5 it is monotone", "[0, 1]")
-    features: Literal["raw", "pca", "model"] = key("what samples are compared by; model = its penultimate layer")
-    components: int = key("principal components of `features=pca`", "[1, inf)")
-    model_path: str | None = key("run folder whose trained model gives the features of `features=model`")
-    max_kernel_bytes: int = key("memory for similarities; a class of n samples needs 4 n^2", "[1, inf)", unit="bytes")
-    jobs: int | None = key("classes handled at a time; null = as many as cores and memory allow", "[1, inf)")
+    lam: float = key(
+        "weight of the similarity within a block in graph cut: 1 = exact cut; monotone up to 0.5", "[0, 1]"
+    )
+    features: Literal["raw", "pca", "model"] = key(
+        "features that represent a sample; model = output of its penultimate layer"
+    )
+    components: int = key("number of principal components for `features=pca`", "[1, inf)")
+    model_path: str | None = key("run folder whose trained model computes the features for `features=model`")
+    max_kernel_bytes: int = key(
+        "memory limit for similarities; a class of n samples needs 4 n^2", "[1, inf)", unit="bytes"
+    )
+    jobs: int | None = key("classes processed in parallel; null = limited by cores and memory", "[1, inf)")
 
 
 @schema
@@ -79,51 +85,51 @@ class File(Partitioner):
 
 @schema
 class Work:
-    """How much a worker computes before it must synchronise."""
+    """How much a worker computes before it synchronises."""
 
-    name: str = key("blocking (full_batch) or not (non_blocking)")
-    ema: float = key("weight of the newest round in the estimate of a worker's speed", "(0, 1]")
+    name: str = key("blocking (full_batch) or non-blocking (non_blocking)")
+    ema: float = key("weight of the latest round in the moving average of a worker's speed", "(0, 1]")
 
 
 @schema
 class NonBlocking(Work):
-    """Partial batches: nobody waits for a straggler."""
+    """Partial batches: no worker waits for stragglers."""
 
-    trigger: Literal["fastest", "quorum", "deadline"] = key("what ends a round")
-    quorum: float = key("fraction of the workers that must finish, for `trigger=quorum`", "(0, 1]")
-    deadline: float | None = key("computing time of a round, for `trigger=deadline`", "(0, inf)", unit="s")
+    trigger: Literal["fastest", "quorum", "deadline"] = key("event that ends a round")
+    quorum: float = key("fraction of workers that must finish, for `trigger=quorum`", "(0, 1]")
+    deadline: float | None = key("compute time per round, for `trigger=deadline`", "(0, inf)", unit="s")
     estimator: Literal["nominal", "finished", "per_worker", "expected"] = key("weight of a partial gradient sum")
-    min_minibatches: int = key("mini-batches that even the slowest worker finishes", "[0, inf)")
-    target: Literal["full", "rest"] = key("aim at a whole batch each round, or first at the rest of the old one")
+    min_minibatches: int = key("minimum number of mini-batches per worker and round", "[0, inf)")
+    target: Literal["full", "rest"] = key("work per round: a full batch, or the remainder of the previous batch")
     grace: float = key(
-        "real time past the budget after which a silent worker is absent this round", "[0, inf)", unit="s"
+        "wall-clock time beyond the budget after which an unresponsive worker counts as absent", "[0, inf)", unit="s"
     )
-    fold_late: bool = key("count a late reply in the round in which it arrives, instead of discarding it")
+    fold_late: bool = key("include a late reply in the round in which it arrives, instead of discarding it")
 
 
 @schema
 class Strategy:
-    """With whom a worker averages."""
+    """Which workers average their models."""
 
-    name: str = key("rule of averaging")
+    name: str = key("averaging rule")
     max_update_norm: float | None = key("bound on the L2 norm of a worker's update; null = none", "(0, inf)")
-    max_update_action: Literal["clip", "reject"] = key("what to do with a longer update")
+    max_update_action: Literal["clip", "reject"] = key("action for updates that exceed the bound")
 
 
 @schema
 class FedBuff(Strategy):
     """Buffered asynchronous aggregation."""
 
-    buffer_size: int = key("updates that make one step of the server", "[1, inf)")
-    staleness_exponent: float = key("an update that is s steps old counts (1 + s)^-exponent", "[0, inf)")
-    server_learning_rate: float = key("step size of the server", "(0, inf)")
+    buffer_size: int = key("updates per server step", "[1, inf)")
+    staleness_exponent: float = key("an update of staleness s has weight (1 + s)^-exponent", "[0, inf)")
+    server_learning_rate: float = key("server learning rate", "(0, inf)")
 
 
 @schema
 class OverSelection(Strategy):
-    """Averages the first replies and drops the rest."""
+    """Averages the first replies and drops the others."""
 
-    keep: float = key("fraction of the workers whose replies are awaited", "(0, 1]")
+    keep: float = key("fraction of workers whose replies are awaited", "(0, 1]")
 
 
 @schema
@@ -138,7 +144,7 @@ class DPSGD(Decentralised):
     """D-PSGD: all edges, every round."""
 
     mixing: Literal["metropolis", "uniform", "laplacian", "target"] = key(
-        "mixing matrix; target = weights of the shards' sizes"
+        "mixing matrix; target = weights proportional to shard sizes"
     )
 
 
@@ -146,60 +152,62 @@ class DPSGD(Decentralised):
 class Matcha(Decentralised):
     """MATCHA: random matchings under a communication budget."""
 
-    communication_budget: float = key("share of the matchings active in the mean", "(0, 1]")
+    communication_budget: float = key("expected fraction of active matchings", "(0, 1]")
 
 
 @schema
 class ALDSGD(DPSGD, Matcha):
-    """AL-DSGD: leader weights and corrective forces on top of a base rule."""
+    """AL-DSGD: leader weights and corrective forces applied to a base rule."""
 
-    base: Literal["d_psgd", "matcha"] = key("rule under the leaders; mixing belongs to d_psgd, the budget to matcha")
+    base: Literal["d_psgd", "matcha"] = key("base rule; mixing applies to d_psgd, communication_budget to matcha")
     c1: float = key("weight of the neighbour with the lowest loss", "[0, 1)")
     c2: float = key("weight of the neighbour with the highest degree", "[0, 1)")
     p1: float = key("force towards the neighbour with the lowest loss", "[0, 1)")
     p2: float = key("force towards the neighbour with the highest degree", "[0, 1)")
-    every: int = key("apply leaders each so many rounds", "[1, inf)", unit="rounds")
-    decay: float = key("factor on c and p after every round", "(0, 1]")
-    signal: Literal["train_loss", "ema", "held_out"] = key("loss that makes a leader")
-    force: Literal["after_mixing", "in_step"] = key("pull after mixing, or within the worker's own steps")
-    degree: Literal["base", "active"] = key("degrees in the round's graph, or among the edges that are active")
+    every: int = key("apply leader weights every n rounds", "[1, inf)", unit="rounds")
+    decay: float = key("factor applied to c and p after every round", "(0, 1]")
+    signal: Literal["train_loss", "ema", "held_out"] = key("loss that determines the leaders")
+    force: Literal["after_mixing", "in_step"] = key(
+        "apply the corrective force after mixing, or within the local steps"
+    )
+    degree: Literal["base", "active"] = key("count all edges of the round's graph, or only active ones")
 
 
 def is_matcha(strategy: Strategy) -> bool:
-    """Return whether MATCHA's matchings decide who averages, be it under leaders."""
+    """Return whether the strategy is MATCHA or AL-DSGD on top of MATCHA."""
     return strategy.base == "matcha" if isinstance(strategy, ALDSGD) else isinstance(strategy, Matcha)
 
 
 @schema
 class Topology:
-    """Who is a neighbour of whom."""
+    """Communication graph."""
 
-    name: str = key("graph on the workers")
+    name: str = key("graph of the workers")
     schedule: Literal["static", "rotation", "random_matching", "legacy_alternating"] = key(
-        "the same graph always, relabelled copies in turn, one random matching a round, or the released code's fault"
+        "one fixed graph, relabelled copies in turn, a random matching per round, or the bug of the released code"
     )
-    rotate: int = key("copies of a rotation", "[1, inf)")
+    rotate: int = key("number of copies in a rotation", "[1, inf)")
 
 
 @schema
 class ErdosRenyi(Topology):
     """Random edges."""
 
-    p: float = key("probability of an edge", "[0, 1]")
+    p: float = key("edge probability", "[0, 1]")
 
 
 @schema
 class Geometric(Topology):
-    """Random places in the unit square."""
+    """Random points in the unit square."""
 
-    radius: float = key("distance up to which two workers are neighbours", "[0, inf)")
+    radius: float = key("maximum distance between neighbours", "[0, inf)")
 
 
 @schema
 class Regular(Topology):
     """Random graph of equal degrees."""
 
-    degree: int = key("neighbours of every worker", "[0, inf)")
+    degree: int = key("number of neighbours of each worker", "[0, inf)")
 
 
 @schema
@@ -211,39 +219,39 @@ class Edges(Topology):
 
 @schema
 class Jitter:
-    """Random factor on the time of every mini-batch."""
+    """Random factor on the duration of each mini-batch."""
 
     kind: Literal["none", "shifted_exponential", "log_normal", "slowdown"] = key("distribution of the factor")
-    scale: float = key("mean of the exponential, or sigma of the normal", "[0, inf)")
-    probability: float = key("of a slowdown", "[0, 1]")
-    factor: float = key("of a slowdown", "[1, inf)")
+    scale: float = key("mean of the exponential or sigma of the log-normal distribution", "[0, inf)")
+    probability: float = key("probability of a slowdown", "[0, 1]")
+    factor: float = key("factor of a slowdown", "[1, inf)")
 
 
 @schema
 class Churn:
-    """Workers that leave and come back."""
+    """Workers that leave and return."""
 
-    leave_probability: float = key("per round, of a worker that is there", "[0, 1]")
-    return_probability: float = key("per round, of a worker that is away", "[0, 1]")
+    leave_probability: float = key("per round, for an online worker", "[0, 1]")
+    return_probability: float = key("per round, for an offline worker", "[0, 1]")
 
 
 @schema
 class Fleet:
     """The devices of a simulation."""
 
-    name: str = key("profile of the devices")
-    jitter: Jitter = key("random factor on the time of every mini-batch")
-    churn: Churn = key("workers that leave and come back")
+    name: str = key("device profile")
+    jitter: Jitter = key("random factor on the duration of each mini-batch")
+    churn: Churn = key("workers that leave and return")
 
 
 @schema
 class Pattern(Fleet):
-    """Devices whose speeds repeat in a pattern."""
+    """Devices with a repeating pattern of speeds."""
 
     samples_per_second: float = key("speed of the reference device", "(0, inf)", unit="samples/s")
-    speeds: list[float] = key("relative to the reference, by rank; repeated if there are more workers", "(0, inf)")
-    latency_seconds: float = key("latency of a device's network", "[0, inf)", unit="s")
-    bandwidth_bits_per_second: float = key("bandwidth of a device's network", "(0, inf)", unit="bit/s")
+    speeds: list[float] = key("speeds by rank relative to the reference, repeated for further workers", "(0, inf)")
+    latency_seconds: float = key("network latency of a device", "[0, inf)", unit="s")
+    bandwidth_bits_per_second: float = key("network bandwidth of a device", "(0, inf)", unit="bit/s")
 
 
 @schema
@@ -255,9 +263,9 @@ class Trace(Fleet):
 
 @schema
 class Engine:
-    """What runs the workers of a simulation."""
+    """Simulation engine."""
 
-    name: str = key("Flower's simulation on Ray, or all in this process")
+    name: str = key("Flower's simulation engine on Ray, or in-process")
 
 
 @schema
@@ -265,5 +273,5 @@ class Ray(Engine):
     """Flower's simulation engine."""
 
     num_cpus: float = key("cores per worker process", "(0, inf)")
-    num_gpus: float = key("share of a GPU per worker process", "[0, inf)")
-    window: int | None = key("messages under way at a time; null = chosen from the number of processes", "[1, inf)")
+    num_gpus: float = key("fraction of a GPU per worker process", "[0, inf)")
+    window: int | None = key("maximum messages in flight; null = derived from the number of processes", "[1, inf)")

@@ -1,4 +1,4 @@
-"""From overrides to a checked, typed configuration, and to YAML and back."""
+"""Compose overrides into a validated, typed configuration, and convert it to and from YAML."""
 
 import hashlib
 import json
@@ -20,12 +20,12 @@ from conf.overrides import ROOT, check, choices_of, value_of, wrong_type
 from conf.schema import CHOICES, Config, entries
 from conf.validation import validate
 
-# Where a run is kept, watched and restarted does not make it another run.
-_NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "worker")
+# Storage, progress and process management do not change the result of a run.
+_NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment")
 
-# The saved state stands for these: the samples, who holds which of them, the draws, and the shape of a row.
-_KEPT = ("seed", "workers", "task", "model", "partitioner")
-_NOT_KEPT = ("task.root", "task.download")  # data may be moved
+# The saved state depends on these: samples, partition, random streams and the shape of a row.
+_FIXED = ("seed", "workers", "task", "model", "partitioner")
+_NOT_FIXED = ("task.root", "task.download")  # data may be moved
 
 
 def _store_schema() -> None:
@@ -40,22 +40,22 @@ _store_schema()
 
 
 def compose(overrides: Sequence[str] = ()) -> Config:
-    """Compose and check the configuration of one run.
+    """Compose and validate the configuration of one run.
 
     Parameters
     ----------
     overrides : sequence of str
-        In Hydra's grammar: ``strategy=matcha``, ``strategy.communication_budget=0.3``.
+        In Hydra's grammar, such as ``strategy=matcha`` or ``strategy.communication_budget=0.3``.
 
     Returns
     -------
     Config
-        Not to be changed: use :func:`dataclasses.replace`.
+        Use :func:`dataclasses.replace` to derive another one.
 
     Raises
     ------
     ConfigError
-        One line that names the key, its value and what is allowed.
+        With one line that names the key, its value and the allowed values.
     """
     choices = choices_of(overrides)
     check(overrides, choices)
@@ -64,31 +64,31 @@ def compose(overrides: Sequence[str] = ()) -> Config:
             node = hydra.compose("config", list(overrides))
     except ConfigCompositionException as error:
         merged = str(error).removeprefix("Error merging override ")
-        raise ConfigError(wrong_type(merged, choices) if merged != str(error) else _line(error)) from error
-    return _checked(node, choices)
+        raise ConfigError(wrong_type(merged, choices) if merged != str(error) else _first_line(error)) from error
+    return _validated(node, choices)
 
 
 def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration that :func:`to_yaml` wrote, under overrides of its keys: how a run is resumed.
+    """Return a saved configuration with overrides applied, to resume a run.
 
     Parameters
     ----------
     text : str
-        The YAML of the earlier run.
+        The YAML that :func:`to_yaml` wrote for the earlier run.
     overrides : sequence of str
-        As for :func:`compose`; the groups' choices must stay, and so must what the saved state depends on.
+        As for :func:`compose`. Group choices and the keys that the saved state depends on cannot be changed.
 
     Raises
     ------
     ConfigError
-        As for :func:`compose`, or if the text is no configuration.
+        As for :func:`compose`, or if the text is not a valid configuration.
     """
     config = from_yaml(text)
-    made = {group: getattr(config, group).name for group in CHOICES}
-    for group, choice in choices_of(overrides, made).items():
-        if choice != made[group]:
-            raise ConfigError(f"{group} must stay {made[group]} in a resumed run; got {choice}")
-    check(overrides, made)
+    saved = {group: getattr(config, group).name for group in CHOICES}
+    for group, choice in choices_of(overrides, saved).items():
+        if choice != saved[group]:
+            raise ConfigError(f"{group} must stay {saved[group]} in a resumed run; got {choice}")
+    check(overrides, saved)
     node = OmegaConf.structured(config)
     for override in overrides:
         name, value = value_of(override)
@@ -96,95 +96,93 @@ def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
             try:
                 OmegaConf.update(node, name, value)
             except OmegaConfBaseException as error:
-                raise ConfigError(wrong_type(override, made)) from error
-    changed = _checked(node, made)
-    _check_kept(config, changed)
+                raise ConfigError(wrong_type(override, saved)) from error
+    changed = _validated(node, saved)
+    _check_fixed(config, changed)
     return changed
 
 
 def saved_yaml(folder: str) -> str:
-    """Return the YAML of the run in a folder.
+    """Return the configuration saved in a run folder, as YAML.
 
     Raises
     ------
     ConfigError
-        If there is none.
+        If the folder has no readable ``config.yaml``.
     """
     path = Path(folder) / "config.yaml"
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"resume must be the folder of an earlier run; found no {path}") from error
+        raise ConfigError(f"resume: no such file or directory: {path}") from error
 
 
 def to_yaml(config: Config) -> str:
-    """Return a configuration as YAML, for the run folder."""
+    """Return a configuration as YAML."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def from_yaml(text: str) -> Config:
-    """Read back what :func:`to_yaml` wrote.
+    """Parse the output of :func:`to_yaml`.
 
     Raises
     ------
     ConfigError
-        If it is no configuration, or one that cannot be run.
+        If the text is not a valid configuration.
     """
     try:
         values: Any = OmegaConf.create(text)
         node = OmegaConf.structured(Config)
-        made = {group: values[group].name for group in CHOICES}
-        for group, choice in made.items():
+        choices = {group: values[group].name for group in CHOICES}
+        for group, choice in choices.items():
             node[group] = OmegaConf.structured(CHOICES[group][choice])
         merged = OmegaConf.merge(node, values)
-    # OmegaConf asserts that YAML is a mapping or a list.
+    # OmegaConf raises AssertionError for YAML that is neither a mapping nor a list.
     except (OmegaConfBaseException, YAMLError, KeyError, AttributeError, TypeError, AssertionError) as error:
-        raise ConfigError(f"this is no configuration of a run: {_line(error)}") from error
-    return _checked(merged, made)
+        raise ConfigError(f"config.yaml is not a valid run configuration: {_first_line(error)}") from error
+    return _validated(merged, choices)
 
 
 def config_hash(config: Config) -> str:
-    """Return a hash of what decides a run's result: 16 hexadecimal digits, the same on every machine."""
+    """Return a platform-independent hash (16 hexadecimal digits) of the keys that affect the result."""
     values = {name: value for name, value in asdict(config).items() if name not in _NOT_HASHED}
     del values["task"]["root"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _check_kept(saved: Config, config: Config) -> None:
-    before, now = _kept(saved), _kept(config)
+def _check_fixed(saved: Config, config: Config) -> None:
+    before, now = _fixed(saved), _fixed(config)
     signals = [c.strategy.signal for c in (saved, config) if isinstance(c.strategy, groups.ALDSGD)]
-    if "held_out" in signals:  # the held-out batch is in nobody's shard
+    if "held_out" in signals:  # the held-out batch belongs to no shard
         before["strategy.signal"], now["strategy.signal"] = signals
     for name in before:
         if now[name] != before[name]:
-            shown, wanted = ("null" if value is None else value for value in (before[name], now[name]))
-            raise ConfigError(f"{name} must stay {shown} in a resumed run; got {wanted}")
+            before_text, now_text = ("null" if value is None else value for value in (before[name], now[name]))
+            raise ConfigError(f"{name} must stay {before_text} in a resumed run; got {now_text}")
 
 
-def _kept(config: Config) -> dict[str, Any]:
+def _fixed(config: Config) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in asdict(config).items():
-        if name in _KEPT:
+        if name in _FIXED:
             entries_of = value.items() if isinstance(value, dict) else ()
             values |= {f"{name}.{key}": entry for key, entry in entries_of} or {name: value}
-    return {name: value for name, value in values.items() if name not in _NOT_KEPT}
+    return {name: value for name, value in values.items() if name not in _NOT_FIXED}
 
 
-def _checked(node: Any, choices: Mapping[str, str]) -> Config:
+def _validated(node: Any, choices: Mapping[str, str]) -> Config:
     try:
         config = OmegaConf.to_object(node)
     except MissingMandatoryValue as error:
-        raise ConfigError(
-            f"{error.full_key} must be given: {entries(choices)[str(error.full_key)].key.text}"
-        ) from error
+        raise ConfigError(f"{error.full_key} is required: {entries(choices)[str(error.full_key)].key.text}") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(_line(error)) from error
+        raise ConfigError(_first_line(error)) from error
     assert isinstance(config, Config)
     validate(config)
     return config
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     lines = str(error).splitlines() or [type(error).__name__]
     key = getattr(error, "full_key", None)
     return f"{key}: {lines[0]}" if key else lines[0]

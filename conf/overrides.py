@@ -1,4 +1,4 @@
-"""Overrides such as ``strategy.c1=0.5``: read, checked against the schema, and expanded into the runs of a sweep."""
+"""Overrides such as ``strategy.c1=0.5``: parsing, validation against the schema, and expansion of sweeps."""
 
 import difflib
 import itertools
@@ -25,12 +25,12 @@ ROOT = Path(__file__).resolve().parent
 
 
 def parse_overrides(text: str) -> list[str]:
-    """Split one string of overrides, as in ``flwr run --run-config 'overrides="rounds=5 strategy=matcha"'``.
+    """Split a string of overrides, as in ``flwr run --run-config 'overrides="rounds=5 strategy=matcha"'``.
 
     Raises
     ------
     ConfigError
-        If a quotation is not closed.
+        If a quotation mark is not closed.
     """
     try:
         return shlex.split(text)
@@ -40,49 +40,49 @@ def parse_overrides(text: str) -> list[str]:
 
 @cache
 def _default_choices() -> Mapping[str, str]:
-    """Return the choice of every group in the default configuration."""
+    """Return the choice of each group in the default configuration."""
     lines = OmegaConf.to_container(OmegaConf.load(ROOT / "config.yaml").defaults)
     assert isinstance(lines, list)
     return {group: choice for line in lines if isinstance(line, dict) for group, choice in line.items()}
 
 
 def choices_of(overrides: Sequence[str], base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the choice of every group: of ``base`` (the default configuration's) unless an override makes another.
+    """Return the choice of each group: that of an override, else of ``base`` (by default, the default configuration).
 
     Raises
     ------
     ConfigError
-        For an override that cannot be read, or a choice that there is not.
+        For a malformed override or an unknown choice.
     """
     parsed = (_parse(text) for text in overrides)
-    made = {override.key_or_group: _choice(override) for override in parsed if override.key_or_group in CHOICES}
-    return {**(_default_choices() if base is None else base), **made}
+    chosen = {override.key_or_group: _choice(override) for override in parsed if override.key_or_group in CHOICES}
+    return {**(_default_choices() if base is None else base), **chosen}
 
 
 def check(overrides: Sequence[str], choices: Mapping[str, str]) -> None:
-    """Check that every override sets a key that there is, under the choices of groups that are made, to one value.
+    """Check that each override sets a known key of these group choices to a single value.
 
     Raises
     ------
     ConfigError
-        Naming the first override that does not, and what could be meant.
+        Naming the first invalid override and the closest known key.
     """
     parsed = [_parse(text) for text in overrides]
     for override in parsed:
         if override.is_sweep_override():
-            raise ConfigError(_several(override))
+            raise ConfigError(_multiple_values(override))
     for override in parsed:
         if override.key_or_group not in CHOICES:
             _check_key(override, choices)
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of every run of a sweep, as of ``strategy=d_psgd,matcha seed=0,1``; the last varies fastest.
+    """Expand a sweep such as ``strategy=d_psgd,matcha seed=0,1`` into the overrides of each run, last key fastest.
 
     Raises
     ------
     ConfigError
-        For an override that cannot be read or enumerated.
+        For an override that is malformed or cannot be enumerated.
     """
     axes = []
     for override in map(_parse, overrides):
@@ -96,7 +96,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 
 def expected(hint: Any) -> str:
-    """Return in words what a type allows."""
+    """Describe the values of a type."""
     if is_union(hint):
         return " or ".join("null" if part is types.NoneType else expected(part) for part in get_args(hint))
     if get_origin(hint) is list:
@@ -105,13 +105,13 @@ def expected(hint: Any) -> str:
 
 
 def wrong_type(override: str, choices: Mapping[str, str]) -> str:
-    """Return the message for an override whose value has the wrong type."""
+    """Return the error message for a value of the wrong type."""
     name, _, value = override.partition("=")
     return f"{name} must be {expected(entries(choices)[name].hint)}; got {value or 'nothing'}"
 
 
 def value_of(override: str) -> tuple[str, Any]:
-    """Return the key and the value of a (checked) override."""
+    """Return the key and the value of a validated override."""
     parsed = _parse(override)
     return parsed.key_or_group, parsed.value()
 
@@ -121,17 +121,17 @@ def _parse(text: str) -> Override:
         override = OverridesParser.create().parse_overrides([text])[0]
     except HydraException as error:
         raise ConfigError(
-            f"an override must read key=value, quoted where it has blanks or commas; got {text}"
+            f"an override must have the form key=value, with spaces and commas quoted; got {text}"
         ) from error
     if override.type is not OverrideType.CHANGE or override.package is not None:
-        raise ConfigError(f"an override must read key=value, for keys can neither be added nor removed; got {text}")
+        raise ConfigError(f"an override must have the form key=value; keys cannot be added or removed; got {text}")
     return override
 
 
 def _choice(override: Override) -> str:
     group, value = override.key_or_group, override.get_value_string()
     if override.is_sweep_override():
-        raise ConfigError(_several(override))
+        raise ConfigError(_multiple_values(override))
     if value not in CHOICES[group]:
         near = difflib.get_close_matches(value, CHOICES[group], n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
@@ -139,32 +139,32 @@ def _choice(override: Override) -> str:
     return value
 
 
-def _several(override: Override) -> str:
+def _multiple_values(override: Override) -> str:
     return (
         f"{override.key_or_group} must have one value; got {override.get_value_string()} "
-        "(a list is written [1,2]; a sweep needs --multirun)"
+        "(write a list as [1,2]; use --multirun for a sweep)"
     )
 
 
 def _check_key(override: Override, choices: Mapping[str, str]) -> None:
     name, known = override.key_or_group, entries(choices)
     if any(key.startswith(f"{name}.") for key in known):
-        raise ConfigError(f"{name} must be set key by key, as in {name}.key=value; got {override.get_value_string()}")
+        raise ConfigError(f"{name} must be set key by key, as {name}.key=value; got {override.get_value_string()}")
     if name not in known:
         raise ConfigError(_unknown(name, choices))
-    if known[name].hint is bool and not isinstance(override.value(), bool):  # OmegaConf takes any number for a bool
+    if known[name].hint is bool and not isinstance(override.value(), bool):  # OmegaConf converts any number to a bool
         raise ConfigError(wrong_type(str(override.input_line), choices))
 
 
 def _unknown(name: str, choices: Mapping[str, str]) -> str:
-    """Return the message for a key that there is not: where else it is, or which one is near."""
+    """Return the error message for an unknown key: the choices that have it, or the closest known key."""
     group = name.split(".")[0]
     if name == f"{group}.name" and group in CHOICES:
-        return f"{name} is no key; choose with {group}={'|'.join(CHOICES[group])}"
+        return f"unknown key {name}; select a choice with {group}={'|'.join(CHOICES[group])}"
     if group in CHOICES:
         others = [choice for choice in CHOICES[group] if name in entries({**choices, group: choice})]
         if others:
-            return f"{name} is no key of {group}={choices[group]}; it belongs to {group}={'|'.join(others)}"
+            return f"unknown key {name} of {group}={choices[group]}; it belongs to {group}={'|'.join(others)}"
     known = [*entries(choices), *CHOICES]
     near = [key for key in known if key.split(".")[-1] == name] or difflib.get_close_matches(name, known, n=1)
-    return f"{name} is no key; " + (f"did you mean {near[0]}?" if near else "--help lists all keys")
+    return f"unknown key {name}; " + (f"did you mean {near[0]}?" if near else "--help lists all keys")

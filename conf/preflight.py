@@ -1,4 +1,4 @@
-"""Checks that look beyond the configuration: files, graphs and optional packages."""
+"""Checks that need more than the configuration: files, graphs and optional packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,12 +9,12 @@ from conf.schema import Config
 
 
 def preflight(config: Config) -> None:
-    """Check, on the machine that starts the run, that what the configuration names is there.
+    """Check, on the machine that starts the run, that files, folders and packages in the configuration exist.
 
     Raises
     ------
     ConfigError
-        Naming the first key whose file, folder or package is missing, or a graph that is not connected.
+        Naming the first key whose file, folder or package is missing or whose graph is not connected.
     """
     _check_paths(config)
     _check_home(config.task.root)
@@ -37,7 +37,7 @@ def _check_paths(config: Config) -> None:
         if path is None:
             continue
         if not Path(path).exists():
-            raise ConfigError(f"{name} must be there; found no {path}")
+            raise ConfigError(f"{name}: no such file or directory: {path}")
         if Path(path).is_dir() != (name in folders):
             raise ConfigError(f"{name} must be a {'folder' if name in folders else 'file'}; got {path}")
 
@@ -46,21 +46,21 @@ def _check_home(root: str | None) -> None:
     try:
         Path(root or "").expanduser()
     except RuntimeError as error:
-        raise ConfigError(f"task.root must lie in a home folder that there is; got {root}") from error
+        raise ConfigError(f"task.root: no such home directory: {root}") from error
 
 
 def _check_graph(config: Config) -> None:
-    # networkx takes half a second that most importers of conf need not spend.
+    # Importing networkx takes half a second, which most importers of conf do not need.
     from echelon.algorithms.connectivity import require_connected
     from echelon.algorithms.topology import schedule
 
     options = dict(vars(config.topology))
     name, kind, rotate = (options.pop(key) for key in ("name", "schedule", "rotate"))
     try:
-        made = schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **options)
+        graphs = schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **options)
         if groups.is_matcha(config.strategy):
-            for index in range(made.period or 0):
-                require_connected(made.graph(index), "MATCHA's graph of every round", "add edges between them")
+            for index in range(graphs.period or 0):
+                require_connected(graphs.graph(index), "MATCHA's graph of every round", "add edges between them")
     except ValueError as error:
         subject = "" if str(error).startswith("topology") else f"topology={name}: "
         raise ConfigError(f"{subject}{error}") from error

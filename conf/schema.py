@@ -1,4 +1,4 @@
-"""The whole configuration, and which keys each choice of a group has."""
+"""The complete configuration, and the keys of each group choice."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -9,50 +9,56 @@ from conf.fields import Key, key, schema
 
 
 @schema
-class Worker:
-    """How a real device keeps its worker."""
+class Deployment:
+    """Settings of deployed workers."""
 
-    warm: bool = key("keep a trainer process alive between messages (deployment only)")
-    timeout: float = key("time beyond the budget after which a silent trainer is ended", "(0, inf)", unit="s")
+    persistent_workers: bool = key("keep one trainer process per SuperNode alive between messages")
+    timeout: float = key(
+        "time beyond the budget after which an unresponsive trainer process is killed", "(0, inf)", unit="s"
+    )
 
 
 @schema
 class Config:
-    """Everything that a run depends on; composed once and never changed."""
+    """The complete configuration of a run; immutable by convention."""
 
-    task: groups.Task = key("what is learnt")
-    model: groups.Model = key("network")
-    partitioner: groups.Partitioner = key("what data a worker holds")
-    work: groups.Work = key("how much a worker computes before it must synchronise")
-    strategy: groups.Strategy = key("with whom a worker averages")
-    topology: groups.Topology = key("who is a neighbour of whom")
-    fleet: groups.Fleet = key("devices of a simulation")
-    engine: groups.Engine = key("what runs the workers of a simulation")
-    worker: Worker = key("how a real device keeps its worker")
+    task: groups.Task = key("data set")
+    model: groups.Model = key("architecture")
+    partitioner: groups.Partitioner = key("which data each worker holds")
+    work: groups.Work = key("how much a worker computes before it synchronises")
+    strategy: groups.Strategy = key("which workers average their models")
+    topology: groups.Topology = key("communication graph")
+    fleet: groups.Fleet = key("simulated devices")
+    engine: groups.Engine = key("simulation engine")
+    deployment: Deployment = key("settings of deployed workers")
 
-    seed: int = key("root of every draw", "[0, 1e18]")
-    rounds: int = key("rounds to run", "[1, inf)")
+    seed: int = key("root seed of all random numbers", "[0, 1e18]")
+    rounds: int = key("number of rounds", "[1, inf)")
     workers: int = key("number of workers", "[1, inf)")
     local_steps: int = key("optimiser steps F between synchronisations", "[1, inf)")
-    batch_size: int = key("samples B of a step", "[1, inf)")
-    minibatch_size: int = key("samples b whose gradient is computed at once", "[1, inf)")
-    proportional_batches: bool = key("batches in proportion to `partitioner.ratios`: B for the largest")
-    learning_rate: float = key("step size", "(0, inf)")
-    momentum: float = key("momentum of the steps", "[0, 1)")
+    batch_size: int = key("samples B per step", "[1, inf)")
+    minibatch_size: int = key("samples b per gradient computation", "[1, inf)")
+    proportional_batches: bool = key("batch sizes proportional to `partitioner.ratios`, B for the largest")
+    learning_rate: float = key("learning rate", "(0, inf)")
+    momentum: float = key("momentum coefficient", "[0, 1)")
     weight_decay: float = key("L2 penalty on the parameters", "[0, inf)")
     lr_milestones: list[int] = key("rounds after which the learning rate is multiplied by `lr_gamma`", "[1, inf)")
-    lr_gamma: float = key("factor on the learning rate at a milestone", "(0, inf)")
+    lr_gamma: float = key("factor applied to the learning rate at each milestone", "(0, inf)")
 
     eval_every: int = key("rounds between evaluations; the last round is always evaluated", "[1, inf)", unit="rounds")
-    device: Literal["auto", "cpu", "cuda"] = key("where to compute")
-    clock: Literal["auto", "virtual", "wall"] = key("whose seconds count; auto = virtual in simulation, else wall")
+    device: Literal["auto", "cpu", "cuda"] = key("compute device")
+    clock: Literal["auto", "virtual", "wall"] = key(
+        "clock that measures rounds; auto = virtual in simulation, wall when deployed"
+    )
 
-    run_dir: str | None = key("folder of the run; null = `runs/<date>/<time>`")
-    resume: str | None = key("folder of an earlier run to go on from")
+    run_dir: str | None = key("run folder; null = `runs/<date>/<time>`")
+    resume: str | None = key("folder of a run to resume")
     checkpoint_every: int = key("rounds between checkpoints; 0 = none", "[0, inf)", unit="rounds")
-    checkpoint_keep: int = key("newest checkpoints to keep", "[1, inf)")
-    progress: Literal["auto", "live", "plain", "none"] = key("what the terminal shows; auto = live on a terminal")
-    tracking: Literal["none", "tensorboard", "wandb", "mlflow"] = key("where else metrics go")
+    checkpoint_keep: int = key("number of latest checkpoints to keep", "[1, inf)")
+    progress: Literal["auto", "live", "plain", "none"] = key(
+        "terminal output; auto = live on a terminal, otherwise plain"
+    )
+    tracking: Literal["none", "tensorboard", "wandb", "mlflow"] = key("additional metrics backend")
 
 
 CHOICES: dict[str, dict[str, type]] = {
@@ -89,14 +95,14 @@ CHOICES: dict[str, dict[str, type]] = {
 
 
 class Entry(NamedTuple):
-    """A key of the composed configuration: what the schema says of it, and its type."""
+    """A key of the composed configuration: its metadata and type."""
 
     key: Key
     hint: Any
 
 
 def entries(choices: Mapping[str, str]) -> dict[str, Entry]:
-    """Return every key, by its dotted name, of the configuration with these choices of groups."""
+    """Return all keys of the configuration with these group choices, by dotted name."""
     return dict(_entries(Config, {group: CHOICES[group][choice] for group, choice in choices.items()}))
 
 

@@ -1,4 +1,4 @@
-"""Ranges, words and combinations of keys: what the types alone do not say."""
+"""Checks of ranges, choices and combinations of keys, beyond their types."""
 
 import math
 from collections.abc import Iterator
@@ -14,19 +14,19 @@ _WITH_GROUPS = ("mitbih", "npz")
 
 
 def validate(config: Config) -> None:
-    """Check ranges and combinations; looks at nothing but the configuration.
+    """Check ranges and combinations of a configuration.
 
     Raises
     ------
     ConfigError
-        Naming the first key that is wrong, its value and what is allowed.
+        With one line that names the first invalid key, its value and the allowed values.
     """
     for name, declared, value in _leaves(config):
         _check_value(name, declared, value)
     _check_sizes(config)
     if config.resume is not None and config.run_dir not in (None, config.resume):
         raise ConfigError(
-            f"run_dir must be left out with resume={config.resume}, where the run goes on; got {config.run_dir}"
+            f"run_dir must not be set with resume={config.resume}, the folder of the resumed run; got {config.run_dir}"
         )
     _check_partitioner(config)
     _check_work(config)
@@ -47,7 +47,7 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
 
 def _check_value(name: str, declared: Key, value: Any) -> None:
     if value is None:
-        if declared.choices:  # OmegaConf knows such a list-or-word only as Any, which takes null
+        if declared.choices:  # a list or a string is Any to OmegaConf, which accepts null
             raise ConfigError(f"{name} must be one of {_words(declared)}; got null")
         return
     numbers = value if isinstance(value, list) else [value]

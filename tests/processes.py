@@ -1,4 +1,4 @@
-"""Child processes of a test, and all that they start, by a mark in their environment."""
+"""Processes of a test and their descendants, identified by an environment variable."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ _MARK = "ECHELON_TEST"
 
 
 class Family:
-    """Processes of one test: started here, or by those; ended by their ids."""
+    """Processes of one test and their descendants, killed by id."""
 
     def __init__(self, **variables: str) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
@@ -24,7 +24,7 @@ class Family:
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", name: value, **variables}
 
     def start(self, *command: str) -> "subprocess.Popen[str]":
-        """Start a command in the repository's root, in a session of its own."""
+        """Start a command in the root of the repository, in a new session."""
         return subprocess.Popen(
             command,
             cwd=ROOT,
@@ -37,13 +37,13 @@ class Family:
         )
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command to its end."""
+        """Run a command to completion."""
         process = self.start(*command)
         said, complained = process.communicate()
         return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
     def alive(self) -> dict[int, str]:
-        """Return the command lines of all that still runs, by process id."""
+        """Return the command lines of the running processes, by process id."""
         found: dict[int, str] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -54,7 +54,7 @@ class Family:
         return {pid: command for pid, command in found.items() if command}
 
     def end(self) -> None:
-        """End all that still runs."""
+        """Kill all running processes."""
         for pid in self.alive():
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -63,7 +63,7 @@ class Family:
 
 
 def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> None:
-    """Wait until something is true.
+    """Wait until a condition holds.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The benchmarks that need no data run, in small; what they measure is not judged here."""
+"""Smoke tests of the benchmarks that need no data."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""``partitioner=local``: every worker trains on its own file, and nothing leaves it but model rows and numbers."""
+"""``partitioner=local``: every worker trains on its own file, and only model rows and numbers leave it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,7 +19,7 @@ MARK = 123  # a pixel value that only the workers' own data has
 
 
 class ListeningGrid(InlineGrid):
-    """Keeps every reply."""
+    """Records every reply."""
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         replies = list(super().pull_messages(message_ids))

@@ -1,4 +1,4 @@
-"""The README's Python examples run as they stand there."""
+"""The Python examples of the README run unchanged."""
 
 import re
 import subprocess

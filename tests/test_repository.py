@@ -1,4 +1,4 @@
-"""The repository's habits."""
+"""Conventions of the repository."""
 
 import re
 import subprocess

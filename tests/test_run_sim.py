@@ -26,7 +26,7 @@ QUICK = ["engine=inline", "progress=none", "rounds=2", "eval_every=1", "checkpoi
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("stratgy=matcha", "stratgy is no key; did you mean strategy?"),
+        ("stratgy=matcha", "unknown key stratgy; did you mean strategy?"),
         ("rounds=many", "rounds must be an integer; got many"),
         ("strategy=gossip", "strategy must be one of all_reduce, d_psgd, matcha, al_dsgd"),
         ("strategy.c1=7.0", "strategy.c1 must lie in [0, 1); got 7.0"),

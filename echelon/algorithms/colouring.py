@@ -8,8 +8,8 @@ import networkx as nx
 def matchings(graph: nx.Graph) -> list[list[tuple[int, int]]]:
     """Decompose a graph into node-disjoint matchings by Misra and Gries' edge colouring.
 
-    A graph published with its matchings (G0 and its copies) carries them as graph attribute ``matchings``. They are
-    returned as long as they are exactly its edges: MATCHA's published values hold for them alone.
+    G0 and its copies store their published matchings in the graph attribute ``matchings``. These are returned if they
+    cover exactly the edges of the graph, because MATCHA's published values hold only for them.
 
     Parameters
     ----------
@@ -19,8 +19,8 @@ def matchings(graph: nx.Graph) -> list[list[tuple[int, int]]]:
     Returns
     -------
     list of list of tuple of int
-        At most ``max degree + 1`` matchings, each a sorted list of edges (i, j) with i < j; every edge occurs once.
-        The same graph always gives the same list.
+        At most ``max degree + 1`` matchings, each a sorted list of edges (i, j) with i < j; each edge occurs once. The
+        result is deterministic.
 
     References
     ----------
@@ -72,7 +72,7 @@ class _Colouring:
         return colour
 
     def _fan(self, u: int, v: int) -> list[int]:
-        """Return a maximal list of neighbours of u where each edge's colour is free at the neighbour before."""
+        """Return a maximal fan of u: neighbours such that each edge's colour is free at the previous neighbour."""
         fan, rest = [v], sorted(self.of[u])
         while True:
             following = next((w for w in rest if self.of[u][w] not in self.at[fan[-1]]), None)
@@ -101,7 +101,7 @@ class _Colouring:
         return all(self.of[u][after] not in self.at[before] for before, after in pairwise(fan))
 
     def _rotate(self, u: int, fan: list[int], d: int) -> None:
-        """Give every edge of the fan the colour of the next one, and d to the last."""
+        """Assign to each edge of the fan the colour of the next one, and d to the last."""
         colours = [*(self._clear(u, w) for w in fan[1:]), d]
         for w, colour in zip(fan, colours, strict=True):
             self._set(u, w, colour)

@@ -1,19 +1,19 @@
-"""One check and one message for graphs that fall apart."""
+"""Connectivity check with a common error message."""
 
 import networkx as nx
 
 
 def require_connected(graph: nx.Graph, subject: str, remedy: str) -> None:
-    """Raise if some workers can never hear from each other.
+    """Raise an error if the graph is not connected.
 
     Parameters
     ----------
     graph : networkx.Graph
         Graph on ranks.
     subject : str
-        What is checked; begins the message.
+        What is checked; the start of the message.
     remedy : str
-        What the user can do about it; ends the message.
+        Suggested fix; the end of the message.
 
     Raises
     ------

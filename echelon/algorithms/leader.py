@@ -1,4 +1,4 @@
-"""AL-DSGD: every worker leans on two neighbours, the one with the lowest loss and the best connected one."""
+"""AL-DSGD: each worker gives extra weight to its neighbours with the lowest loss and with the highest degree."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ Ranks = NDArray[np.intp]
 
 
 class Leaders(NamedTuple):
-    """The leaders of every worker, (N,) ranks each; a worker without a neighbour, and an absent one, leads itself."""
+    """Leaders of each worker, (N,) ranks each; an absent or isolated worker is its own leader."""
 
     best: Ranks
     degree: Ranks
@@ -21,21 +21,21 @@ class Leaders(NamedTuple):
 def leaders(
     graph: nx.Graph, losses: ArrayLike, present: ArrayLike | None = None, degree_graph: nx.Graph | None = None
 ) -> Leaders:
-    """Find b(i), the lowest loss, and d(i), the highest degree, among worker i and its present neighbours.
+    """Find the leaders b(i), with the lowest loss, and d(i), with the highest degree, of each worker i.
 
-    Ties go to i itself, then to the lowest rank.
+    Candidates are worker i and its present neighbours. Ties go to i itself, then to the lowest rank.
 
     Parameters
     ----------
     graph : networkx.Graph
         The round's active graph on ranks 0..N-1.
     losses : array_like
-        (N,) training losses; NaN (unknown) never wins against a known loss.
+        (N,) training losses; NaN (unknown) counts as infinite.
     present : array_like, optional
-        Ranks that take part; default: all.
+        Participating ranks; default: all.
     degree_graph : networkx.Graph, optional
-        Graph whose degrees count: by default `graph`. Over MATCHA pass the round's base graph, whose matchings are
-        partly inactive in `graph`; to count present neighbours only, pass ``graph.subgraph(present)``.
+        Graph that defines the degrees; default: `graph`. With MATCHA, pass the base graph of the round, of which
+        `graph` contains only the active matchings. To count only present neighbours, pass ``graph.subgraph(present)``.
 
     Returns
     -------
@@ -45,7 +45,7 @@ def leaders(
     Raises
     ------
     ValueError
-        If there is not one loss per worker of the graph.
+        If `losses` does not have one entry per worker of the graph.
 
     References
     ----------
@@ -57,13 +57,13 @@ def leaders(
         raise ValueError(f"losses must be one per worker, shape ({n},); got shape {known.shape}")
     known = np.where(np.isnan(known), np.inf, known)
     degrees = graph.degree if degree_graph is None else degree_graph.degree
-    here = set(range(n) if present is None else np.asarray(present).tolist())
-    found = Leaders(np.arange(n), np.arange(n))
-    for i in sorted(here):
-        circle = [i, *sorted(here.intersection(graph[i]))]  # min and max return the first of equals
-        found.best[i] = min(circle, key=known.__getitem__)
-        found.degree[i] = max(circle, key=degrees.__getitem__)
-    return found
+    participating = set(range(n) if present is None else np.asarray(present).tolist())
+    result = Leaders(np.arange(n), np.arange(n))
+    for i in sorted(participating):
+        candidates = [i, *sorted(participating.intersection(graph[i]))]  # min and max return the first of equals
+        result.best[i] = min(candidates, key=known.__getitem__)
+        result.degree[i] = max(candidates, key=degrees.__getitem__)
+    return result
 
 
 def operator(
@@ -88,33 +88,34 @@ def operator(
     Parameters
     ----------
     W : numpy.ndarray
-        (N, N) mixing matrix of the base rule (D-PSGD or MATCHA) for all workers; restricted to those present here.
+        (N, N) mixing matrix of the base rule (D-PSGD or MATCHA) for all workers; this function restricts it to the
+        present ones.
     graph, losses, present, degree_graph
         As in `leaders`.
     c1, c2 : float
-        Weights of the leader by loss and of the leader by degree, at least 0, together below 1.
+        Weights of the leaders by loss and by degree, at least 0, sum below 1.
     p1, p2 : float
-        Forces towards the two leaders, at least 0, together below 1.
+        Forces towards the two leaders, at least 0, sum below 1.
 
     Returns
     -------
     numpy.ndarray
-        (N, N). A worker with no present neighbour keeps its row of the restricted W: c and p do not act on it.
+        (N, N). A worker without a present neighbour keeps its row of the restricted W; c and p do not apply to it.
 
     Raises
     ------
     ValueError
-        If a weight is out of range, or there is not one loss per worker.
+        If a weight is out of range, or `losses` does not have one entry per worker.
     """
     check_weights(c1, c2, p1, p2)
-    found = leaders(graph, losses, present, degree_graph)
+    followed = leaders(graph, losses, present, degree_graph)
     mixed = W.copy() if present is None else restrict(W, present)
-    here = set(range(len(W)) if present is None else np.asarray(present).tolist())
-    led = [i for i in sorted(here) if here.intersection(graph[i]) - {i}]
+    participating = set(range(len(W)) if present is None else np.asarray(present).tolist())
+    led = [i for i in sorted(participating) if participating.intersection(graph[i]) - {i}]
     rest = 1 - p1 - p2
     mixed[led] *= rest * (1 - c1 - c2)
-    mixed[led, found.best[led]] += rest * c1 + p1
-    mixed[led, found.degree[led]] += rest * c2 + p2
+    mixed[led, followed.best[led]] += rest * c1 + p1
+    mixed[led, followed.degree[led]] += rest * c2 + p2
     return mixed
 
 
@@ -129,7 +130,7 @@ def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
     found : Leaders
         Leaders of the previous round.
     l_n, l_d : float
-        Strengths of the pull to the leader by loss and to the leader by degree, at least 0, not both 0.
+        Strengths of the force towards the leaders by loss and by degree, at least 0, not both 0.
 
     Returns
     -------
@@ -150,8 +151,8 @@ def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
     return (l_n * identity[found.best] + l_d * identity[found.degree]) / (l_n + l_d)
 
 
-def decay(value: float, rate: float, round: int) -> float:  # noqa: A002
-    """Return value * rate^round: one of c1, c2, p1, p2 (or l_n, l_d) in a round counted from 0.
+def decay(value: float, rate: float, round_index: int) -> float:
+    """Return value * rate^round_index: the decayed c1, c2, p1, p2, l_n or l_d in a round counted from 0.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def decay(value: float, rate: float, round: int) -> float:  # noqa: A002
     """
     if not 0 < rate <= 1:
         raise ValueError(f"strategy.decay must lie in (0, 1]; got {rate}")
-    return value * rate**round
+    return value * rate**round_index
 
 
 def check_weights(c1: float, c2: float, p1: float, p2: float) -> None:

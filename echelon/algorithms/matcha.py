@@ -1,4 +1,4 @@
-"""MATCHA: which matchings of a graph to activate how often, within a communication budget."""
+"""MATCHA: activation probabilities of the matchings of a graph under a communication budget."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,29 +15,29 @@ from echelon.algorithms.seeds import rng
 Vector = NDArray[np.float64]
 Matchings = Sequence[Sequence[tuple[int, int]]]
 
-_GAP = 1e-7  # relative optimality gap at which the search ends
+_GAP = 1e-7  # relative optimality gap at which the search stops
 _ROUNDS = 500  # of cutting planes; 40 to 200 are usual
 _EIGENVECTORS = 4  # cuts per round: lambda_2 is a multiple eigenvalue at the optimum
-_STEP = 0.3  # of the way from the best point to the linear programme's: a third of the rounds of full steps
-_LP_TOLERANCE = 1e-10  # HiGHS's finest; its default stalls the gap at 1e-7
+_STEP = 0.3  # damping of the steps towards the linear programme's solution: a third of the rounds of full steps
+_LP_TOLERANCE = 1e-10  # the smallest that HiGHS accepts; with its default the gap stalls at 1e-7
 
 
 @dataclass(frozen=True)
 class MatchaPlan:
-    """How often each matching is active, and the weight of its edges.
+    """Activation probabilities of the matchings, and the edge weight.
 
     Attributes
     ----------
     probabilities : numpy.ndarray
-        (M,) activation probability of every matching.
+        (M,) activation probability of each matching.
     alpha : float
         Weight of an active edge: W = I - alpha sum_j B_j L_j.
     rho : float
-        lambda_max(E[W'W] - J): factor by which the mean square disagreement shrinks per round, at most.
+        lambda_max(E[W'W] - J): bound on the factor by which the mean square disagreement shrinks per round.
     lambda_2 : float
         Algebraic connectivity of the expected graph sum_j p_j L_j.
     gap : float
-        Certified: no feasible probabilities reach more than lambda_2 (1 + gap).
+        Certificate: no feasible probabilities exceed lambda_2 (1 + gap).
     """
 
     probabilities: Vector
@@ -61,7 +61,7 @@ def solve(matchings: Matchings, num_workers: int, budget: float) -> MatchaPlan:
     num_workers : int
         N.
     budget : float
-        Communication budget in (0, 1]: expected share of the matchings that is active in a round.
+        Communication budget in (0, 1]: expected fraction of active matchings per round.
 
     Returns
     -------
@@ -90,9 +90,9 @@ def solve(matchings: Matchings, num_workers: int, budget: float) -> MatchaPlan:
     return MatchaPlan(probabilities, alpha, rho, lambda_2, gap)
 
 
-def active(plan: MatchaPlan, seed: int, round: int) -> NDArray[np.bool_]:  # noqa: A002
-    """Draw which matchings are active in a round: (M,) bool, one draw for all workers, a function of (seed, round)."""
-    return rng(seed, "matching", round).random(len(plan.probabilities)) < plan.probabilities
+def active(plan: MatchaPlan, seed: int, round_index: int) -> NDArray[np.bool_]:
+    """Draw the active matchings of a round: (M,) bool, the same for all workers, a function of (seed, round_index)."""
+    return rng(seed, "matching", round_index).random(len(plan.probabilities)) < plan.probabilities
 
 
 def active_graph(matchings: Matchings, active: NDArray[np.bool_], n: int) -> nx.Graph:
@@ -130,7 +130,7 @@ def _laplacian(edges: Sequence[tuple[int, int]], n: int) -> Matrix:
 
 
 def _probabilities(matchings: Matchings, laplacians: NDArray[np.float64], budget: float) -> tuple[Vector, float, float]:
-    """Return (p, lambda_2, gap). Works on u = p / budget, so that accuracy is relative to the budget."""
+    """Return (p, lambda_2, gap). Solves for u = p / budget, so that accuracy is relative to the budget."""
     heads, tails = np.array([edge for matching in matchings for edge in matching]).T
     starts = np.cumsum([0] + [len(matching) for matching in matchings])[:-1]
     u = best_u = np.ones(len(matchings))
@@ -152,7 +152,7 @@ def _probabilities(matchings: Matchings, laplacians: NDArray[np.float64], budget
 
 def _lowest(L: Matrix) -> tuple[Vector, Matrix]:
     """Return the lowest eigenpairs of a Laplacian among vectors of sum 0: only those give valid cuts."""
-    lifted = L + (1 + np.trace(L)) / len(L)  # the constant vector moves to the top, even on a disconnected graph
+    lifted = L + (1 + np.trace(L)) / len(L)  # gives the constant vector the largest eigenvalue
     values, vectors = np.linalg.eigh(lifted)
     count = min(_EIGENVECTORS, len(L) - 1)
     return values[:count], vectors[:, :count]
@@ -196,7 +196,7 @@ def _edge_weight(laplacians: NDArray[np.float64], p: Vector) -> tuple[float, flo
     highest = np.linalg.eigvalsh(mean)[-1]
     result = minimize_scalar(
         lambda a: np.linalg.eigvalsh(constant - 2 * a * mean + a * a * square)[-1],
-        bounds=(0, 2 / highest),  # beyond, its eigenvector alone gives rho > 1 = rho(0)
+        bounds=(0, 2 / highest),  # above this bound its eigenvector alone gives rho > 1 = rho(0)
         method="bounded",
         options={"xatol": 1e-12},
     )

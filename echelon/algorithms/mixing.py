@@ -1,4 +1,4 @@
-"""Mixing matrices W and what they do to the rows X: X+ = W X."""
+"""Mixing matrices W and their effect on the rows X: X+ = W X."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,8 +11,8 @@ from scipy.sparse import sparray
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float32]
 
-# Elements of the rows worked on at once, whatever N is. A product's threads meet after every chunk, so long chunks pay;
-# sums of squares are bound by memory, so chunks that stay in the cache do.
+# Elements of the rows per chunk, independent of N. The threads of a product synchronise after every chunk, which
+# favours long chunks; sums of squares are memory-bound, which favours chunks that fit in the cache.
 _PRODUCT_CHUNK = 1 << 23
 _SUM_CHUNK = 1 << 19
 
@@ -36,16 +36,15 @@ def metropolis(graph: nx.Graph) -> Matrix:
 
 
 def uniform(graph: nx.Graph) -> Matrix:
-    """Return W = I - L / (d_max + 1): every edge has the same weight; (N, N), symmetric, doubly stochastic."""
+    """Return W = I - L / (d_max + 1), with equal edge weights; (N, N), symmetric, doubly stochastic."""
     adjacency = _adjacency(graph)
     return _with_remainder(adjacency / (1 + adjacency.sum(axis=1).max()))
 
 
 def laplacian(graph: nx.Graph) -> Matrix:
-    """Return W = I - alpha L with alpha = 2 / (lambda_2 + lambda_N): the equal edge weights that agree fastest.
+    """Return W = I - alpha L with alpha = 2 / (lambda_2 + lambda_N): the fastest converging equal edge weights.
 
-    On a disconnected graph lambda_2 is the smallest eigenvalue above 0, so each component is served as well as one
-    alpha allows.
+    On a disconnected graph lambda_2 is the smallest positive eigenvalue.
 
     Parameters
     ----------
@@ -60,7 +59,7 @@ def laplacian(graph: nx.Graph) -> Matrix:
     Warns
     -----
     UserWarning
-        If workers get negative self weights, as can happen on irregular graphs; they are named.
+        Naming workers with negative self weights, which can occur on irregular graphs.
 
     References
     ----------
@@ -112,17 +111,17 @@ def target(graph: nx.Graph, p: ArrayLike) -> Matrix:
 
 
 def restrict(W: Matrix, present: ArrayLike) -> Matrix:
-    """Return the mixing matrix of a round that some workers miss.
+    """Return the mixing matrix of a round in which some workers are absent.
 
     W~_ij = W_ij for present i != j, W~_ii = 1 - sum over present j != i of W_ij; absent rows and columns are those of
-    the identity. Symmetric and doubly stochastic if W is (rows divided by their sum are not); p'W = p' is kept too.
+    the identity. This preserves symmetry, double stochasticity and p'W = p'; dividing rows by their sum would not.
 
     Parameters
     ----------
     W : numpy.ndarray
         (N, N) with rows that sum to 1.
     present : array_like
-        Ranks that take part; may be empty.
+        Participating ranks; may be empty.
 
     Returns
     -------
@@ -137,7 +136,7 @@ def restrict(W: Matrix, present: ArrayLike) -> Matrix:
 
 
 def spectral_gap(W: Matrix) -> float:
-    """Return 1 - |second largest eigenvalue of W in modulus|, in [0, 1]; 1 is averaging in one round (N = 1: 1)."""
+    """Return 1 - |second largest eigenvalue of W in modulus|, in [0, 1]; 1 means averaging in one round (N = 1: 1)."""
     moduli = np.sort(np.abs(np.linalg.eigvals(W)))
     return float(1 - moduli[-2]) if len(moduli) > 1 else 1.0
 
@@ -148,7 +147,7 @@ def consensus_distance(X: Rows) -> float:
     Parameters
     ----------
     X : numpy.ndarray
-        (N, P) rows. Worked on in column chunks with float64 sums, so no (N, P) copy is made.
+        (N, P) rows. Processed in column chunks with float64 sums, without an (N, P) copy.
 
     Returns
     -------
@@ -160,24 +159,24 @@ def consensus_distance(X: Rows) -> float:
     for chunk in _chunks(n, size, _SUM_CHUNK):
         deviations = X[:, chunk].astype(np.float64)
         deviations -= deviations.mean(axis=0)
-        total += float(np.einsum("ij,ij->", deviations, deviations))  # on one thread: BLAS threads would only wait here
+        total += float(np.einsum("ij,ij->", deviations, deviations))  # single-threaded, as it is memory-bound
     return float(np.sqrt(total / n))
 
 
 def mix(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> None:
     """Replace rows[:, :columns] by W @ rows[:, :columns], in place.
 
-    One matrix product, done in column chunks: beside the rows it needs 32 MB. An element is one sum over ranks, which
-    never crosses a chunk.
+    One matrix product in column chunks, with 32 MB of additional memory. Each element is a sum over ranks within one
+    chunk.
 
     Parameters
     ----------
     W : numpy.ndarray or scipy.sparse.sparray
-        (N, N) float64; the product is formed in the precision of the rows.
+        (N, N) float64; the product is computed in the precision of the rows.
     rows : numpy.ndarray
         (N, P) float32, changed in place.
     columns : int, optional
-        Leading columns to mix; the rest (such as BatchNorm buffers) stay as they are. Default: all.
+        Number of leading columns to mix; the others (such as BatchNorm buffers) are unchanged. Default: all.
     """
     size = rows.shape[1] if columns is None else columns
     weights = W.astype(rows.dtype)
@@ -186,10 +185,10 @@ def mix(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> None:
 
 
 def mean_drift(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> float:
-    """Return ||mean(W X) - mean(X)||_2 before mixing X = rows[:, :columns], without forming W X.
+    """Return ||mean(W X) - mean(X)||_2 for X = rows[:, :columns], without computing W X.
 
-    Mixing moves the mean by ((1'W - 1') / N) X: one vector-matrix product with the column sums of W. It is 0 up to
-    rounding for doubly stochastic W, and the pull towards the leaders for AL-DSGD.
+    Mixing moves the mean by ((1'W - 1') / N) X, a vector-matrix product with the column sums of W. For doubly
+    stochastic W it is 0 up to rounding; for AL-DSGD it is the force towards the leaders.
     """
     size = rows.shape[1] if columns is None else columns
     pull = ((W.sum(axis=0) - 1) / len(rows)).astype(rows.dtype)
@@ -202,7 +201,7 @@ def _adjacency(graph: nx.Graph) -> Matrix:
 
 
 def _with_remainder(weights: Matrix) -> Matrix:
-    """Return the weights with the diagonal that makes every row sum to 1."""
+    """Set the diagonal such that every row sums to 1."""
     np.fill_diagonal(weights, 0)
     np.fill_diagonal(weights, 1 - weights.sum(axis=1))
     return weights

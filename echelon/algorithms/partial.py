@@ -1,4 +1,4 @@
-"""Partial work (He & Dube, arXiv 2211.00889): budgets, cursors over a shard, estimators for unequal gradient sums."""
+"""Partial work (He & Dube, arXiv 2211.00889): budgets, shard cursors, and estimators for partial gradient sums."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -20,27 +20,28 @@ def budget(
     quorum: float = 0.5,
     deadline: float | None = None,
 ) -> float:
-    """Turn a trigger into the seconds of computing that every worker gets in a round.
+    """Convert a trigger into the compute budget of a round, in seconds.
 
     ``T = q-quantile over workers of remaining_i * tau_i``: the predicted time at which the trigger fires.
 
     Parameters
     ----------
     seconds_per_minibatch : array_like, shape (N,)
-        Estimates tau_i in seconds; NaN where a worker's speed is not known yet (such a worker is passed over).
+        Estimates tau_i in seconds; NaN if a worker's speed is unknown (the worker is ignored).
     remaining : array_like, shape (N,) or ()
         Mini-batches of each worker's target.
     trigger : {"fastest", "quorum", "deadline"}
-        Who ends the round: the first worker to finish, the ``quorum``-th fraction of the workers, or the clock.
+        Event that ends the round: the first worker finishes, a fraction ``quorum`` of the workers finishes, or a
+        deadline.
     quorum : float
-        Fraction in (0, 1] for ``trigger="quorum"``; 1 waits for everybody.
+        Fraction in (0, 1] for ``trigger="quorum"``; 1 waits for all workers.
     deadline : float, optional
         Seconds for ``trigger="deadline"``.
 
     Returns
     -------
     float
-        Seconds, or infinity while no worker's speed is known.
+        Seconds; infinity if no worker's speed is known.
 
     Raises
     ------
@@ -66,12 +67,12 @@ def budget(
 def scales(
     counts: ArrayLike, target: ArrayLike, estimator: Estimator = "nominal", expected: ArrayLike | None = None
 ) -> NDArray[np.float64]:
-    """Return the factors s_i by which ``direction = mean_i s_i S_i`` weighs the gradient sums.
+    """Return the weights s_i of the gradient sums in ``direction = mean_i s_i S_i``.
 
     Parameters
     ----------
     counts : array_like, shape (N,)
-        Finished work M_i of each worker, in mini-batches or, where the last one may be short, in samples.
+        Finished work M_i of each worker, in mini-batches or, if the last one may be short, in samples.
     target : array_like, shape () or (N,)
         The full work M in the same unit.
     estimator : {"nominal", "finished", "per_worker", "expected"}
@@ -82,7 +83,7 @@ def scales(
     Returns
     -------
     ndarray, shape (N,)
-        s_i in units of 1/count; zero where a worker that finished nothing must not count.
+        s_i in units of 1/count; zero for workers that the estimator excludes.
 
     Raises
     ------
@@ -122,21 +123,21 @@ def combine(
     Parameters
     ----------
     sums : array_like, shape (N, P)
-        S_i, the sum of worker i's finished mini-batch gradients (of its samples' gradients, if counts are samples).
+        S_i, the sum of worker i's mini-batch gradients (of its per-sample gradients, if counts are samples).
     counts : array_like, shape (N,)
         M_i.
     target : array_like, shape () or (N,)
         M.
     estimator : {"nominal", "finished", "per_worker", "expected"}
-        Unbiased for IID shards (``nominal`` up to the finished share, ``finished`` with the least variance) or for
-        unlike ones (``per_worker`` when every M_i >= 1, ``expected`` also when some M_i = 0).
+        Unbiased for IID shards (``nominal`` up to the finished fraction, ``finished`` with the least variance) or for
+        non-IID shards (``per_worker`` if every M_i >= 1, ``expected`` even if some M_i = 0).
     expected : array_like, shape (N,), optional
         Running means E[M_i], for ``expected``.
 
     Returns
     -------
     ndarray, shape (P,)
-        The direction; reduced in rank order.
+        The direction, reduced in rank order.
     """
     factors = scales(counts, target, estimator, expected)
     return factors @ np.asarray(sums, dtype=np.float64) / factors.size
@@ -144,7 +145,7 @@ def combine(
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a worker goes on in its data: ``position`` samples of pass ``epoch`` are used up."""
+    """Position of a worker in its data: ``position`` samples of pass ``epoch`` have been used."""
 
     epoch: int = 0
     position: int = 0
@@ -161,23 +162,23 @@ def sample_order(seed: int, rank: int, epoch: int, shard_size: int) -> NDArray[n
 
 
 def upcoming(seed: int, rank: int, cursor: Cursor, shard_size: int, count: int) -> NDArray[np.int64]:
-    """Return the next ``count`` positions in a worker's shard, going on from ``cursor`` and over pass boundaries.
+    """Return the next ``count`` positions in a worker's shard from ``cursor`` on, across pass boundaries.
 
     Parameters
     ----------
     seed, rank : int
         Identify the worker's sample order.
     cursor : Cursor
-        Where to go on.
+        Start of the positions.
     shard_size : int
-        Number of samples that the worker holds, at least 1.
+        Number of samples of the worker, at least 1.
     count : int
-        How many positions to return.
+        Number of positions to return.
 
     Returns
     -------
     ndarray of int64, shape (count,)
-        Within a pass nothing is skipped and nothing comes twice, however the passes are cut into rounds.
+        Each position occurs once per pass, regardless of how passes are divided into rounds.
     """
     pieces = []
     while count > 0:
@@ -189,6 +190,6 @@ def upcoming(seed: int, rank: int, cursor: Cursor, shard_size: int, count: int) 
 
 
 def minibatch_sizes(batch_size: int, minibatch_size: int) -> list[int]:
-    """Split a batch into mini-batches, the last one short where it does not divide."""
+    """Split a batch into mini-batches, the last one shorter if the sizes do not divide."""
     full, rest = divmod(batch_size, minibatch_size)
     return [minibatch_size] * full + ([rest] if rest else [])

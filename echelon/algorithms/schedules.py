@@ -1,4 +1,4 @@
-"""Schedules: which graph is active in which round."""
+"""Schedules: the active graph of each round."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,7 +10,7 @@ from echelon.algorithms.colouring import matchings
 from echelon.algorithms.connectivity import require_connected
 from echelon.algorithms.seeds import rng
 
-_CANDIDATES = 32  # relabellings drawn per copy; the one that has most new edges is kept
+_CANDIDATES = 32  # relabellings drawn per copy; the one with most new edges is kept
 
 
 class Schedule(Protocol):
@@ -18,14 +18,14 @@ class Schedule(Protocol):
 
     @property
     def period(self) -> int | None:
-        """Rounds after which the graphs repeat; None if they are drawn afresh each round."""
+        """Number of rounds after which the graphs repeat; None if each round draws a new graph."""
 
     @property
     def support(self) -> nx.Graph:
-        """Union of all graphs that can become active."""
+        """Union of all graphs that may become active."""
 
-    def graph(self, round: int) -> nx.Graph:  # noqa: A002
-        """Return the graph of a round; not to be modified."""
+    def graph(self, round_index: int) -> nx.Graph:
+        """Return the graph of a round; callers must not modify it."""
 
 
 @dataclass(frozen=True)
@@ -44,33 +44,33 @@ class Cycle:
         """Return the union of the graphs."""
         return nx.compose_all(self.graphs)
 
-    def graph(self, round: int) -> nx.Graph:  # noqa: A002
+    def graph(self, round_index: int) -> nx.Graph:
         """Return the graph of a round."""
-        return self.graphs[round % len(self.graphs)]
+        return self.graphs[round_index % len(self.graphs)]
 
 
 @dataclass(frozen=True)
 class RandomMatching:
-    """Each round a seeded random maximal matching of the base graph, a pure function of (seed, round)."""
+    """A random maximal matching of the base graph in each round, a pure function of (seed, round_index)."""
 
     base: nx.Graph
     seed: int
 
     @property
     def period(self) -> None:
-        """Return None: no round repeats another."""
+        """Return None: graphs do not repeat."""
         return
 
     @property
     def support(self) -> nx.Graph:
-        """Return the base graph: each of its edges can become active."""
+        """Return the base graph, all edges of which may become active."""
         return self.base
 
-    def graph(self, round: int) -> nx.Graph:  # noqa: A002
+    def graph(self, round_index: int) -> nx.Graph:
         """Return the matching of a round as a graph on all ranks."""
         matched: set[int] = set()
         graph = nx.empty_graph(self.base.number_of_nodes())
-        for i, j in rng(self.seed, "matching", round).permutation(sorted(self.base.edges)).tolist():
+        for i, j in rng(self.seed, "matching", round_index).permutation(sorted(self.base.edges)).tolist():
             if not matched & {i, j}:
                 matched |= {i, j}
                 graph.add_edge(i, j)
@@ -85,9 +85,9 @@ def static(graph: nx.Graph) -> Cycle:
 def rotation(graph: nx.Graph, k: int, seed: int) -> Cycle:
     """Rotate k relabelled copies of one graph (AL-DSGD's dynamic graphs).
 
-    Copy 0 is the graph itself. In each further copy the workers with the lowest total degree so far take the places of
-    the highest degree; places are drawn at random among equals, and of 32 draws the one with most new edges is kept.
-    The matchings are relabelled with the graph, so one MATCHA plan fits all copies.
+    Copy 0 is the graph itself. In each further copy, the workers with the lowest total degree so far take the nodes of
+    the highest degree, with random tie-breaking; of 32 draws, the one with most new edges is kept. The matchings are
+    relabelled with the graph, so one MATCHA plan applies to all copies.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ def rotation(graph: nx.Graph, k: int, seed: int) -> Cycle:
 def _relabelled(
     graph: nx.Graph, parts: list[list[tuple[int, int]]], totals: np.ndarray, generator: np.random.Generator
 ) -> nx.Graph:
-    """Return a copy whose best connected places go to the workers with the lowest total degree."""
+    """Return a copy in which the workers with the lowest total degree take the nodes of the highest degree."""
     shuffled = generator.permutation(len(graph))
     workers = shuffled[np.argsort(totals[shuffled], kind="stable")]
     places = sorted(range(len(graph)), key=lambda place: -graph.degree[place])

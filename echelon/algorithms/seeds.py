@@ -1,10 +1,10 @@
-"""Random streams: every draw in a run descends from one root seed."""
+"""Random streams: all random numbers of a run derive from one root seed."""
 
 from typing import Literal, get_args
 
 import numpy as np
 
-# A stream is identified by its place in this list: append new purposes, never reorder.
+# The position in this list identifies a stream: append new purposes, never reorder.
 Purpose = Literal[
     "partition",
     "order",
@@ -28,7 +28,7 @@ def rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
     seed : int
         The run's root seed, at least 0.
     purpose : Purpose
-        What the numbers are for.
+        Purpose of the numbers.
     *keys : int
         Further coordinates, such as (rank, round), each at least 0.
 

@@ -1,4 +1,4 @@
-"""Graphs on ranks 0..N-1 by name, and the schedules made of them (re-exported from their own files)."""
+"""Graphs on ranks 0..N-1 by name, and re-exported schedules of them."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,8 @@ __all__ = [
 
 Edge = tuple[int, int]
 
-# The eight-node graph of the MATCHA and AL-DSGD papers and its two copies, in the published matchings and their order.
+# The eight-node graph of the MATCHA and AL-DSGD papers and its two copies, with their published matchings in the
+# published order.
 _G0: tuple[tuple[Edge, ...], ...] = (
     ((1, 5), (6, 7), (0, 4), (2, 3)),
     ((1, 7), (3, 6)),
@@ -62,7 +63,7 @@ def g0() -> nx.Graph:
 
 
 def g0_copies() -> tuple[nx.Graph, nx.Graph, nx.Graph]:
-    """Return G0 and the two relabelled copies that AL-DSGD's released code rotates it with."""
+    """Return G0 and its two relabelled copies from AL-DSGD's released code."""
     return _published(_G0), _published(_G1), _published(_G2)
 
 
@@ -78,10 +79,10 @@ def build(name: str, n: int, *, seed: int = 0, **params: Any) -> nx.Graph:
     n : int
         Number of workers, at least 1.
     seed : int
-        The run's root seed, for the random graphs: they are redrawn until they are connected.
+        Root seed of the run, for random graphs; these are redrawn until connected.
     **params
         ``p`` (er: edge probability, default 0.5), ``radius`` (geometric, default 0.5), ``degree`` (regular, default 3),
-        ``edges`` (edges: pairs of ranks; may be disconnected, which a schedule checks).
+        ``edges`` (edges: pairs of ranks; may be disconnected; schedules check it).
 
     Returns
     -------
@@ -91,8 +92,8 @@ def build(name: str, n: int, *, seed: int = 0, **params: Any) -> nx.Graph:
     Raises
     ------
     ValueError
-        For an unknown name or parameter, a value out of range, a bad edge (named), or a random graph that does not
-        come out connected in 100 draws (its components are named).
+        For an unknown name or parameter, a value out of range, an invalid edge (named), or a random graph that is not
+        connected after 100 draws (its components are named).
     """
     if name not in _BUILDERS:
         raise ValueError(f"topology must be one of {', '.join(_BUILDERS)}; got {name!r}")
@@ -102,38 +103,38 @@ def build(name: str, n: int, *, seed: int = 0, **params: Any) -> nx.Graph:
     for key, value in params.items():
         if key not in defaults:
             allowed = ", ".join(defaults) or "none"
-            raise ValueError(f"topology.{key} is no parameter of {name} (its parameters: {allowed}); got {value!r}")
+            raise ValueError(f"unknown parameter topology.{key} of {name} (its parameters: {allowed}); got {value!r}")
     drawn = builder(n, rng(seed, "rotation", 0), **{**defaults, **params})
     return _on_ranks(n, drawn.edges, **drawn.graph)
 
 
 def legacy_alternating(graph: nx.Graph) -> Cycle:
-    """Alternate the first two matchings of a graph: the fault of AL-DSGD's released "D-PSGD", kept to show its effect.
+    """Alternate the first two matchings of a graph: a bug of AL-DSGD's released "D-PSGD", to reproduce its effect.
 
-    For G0 these are the first two of the published ones, which split it into {0, 4} and the rest. No check demands that
-    their union is connected. Do not train with it.
+    For G0 these are the first two published matchings, which separate {0, 4} from the other workers. The union is not
+    checked for connectivity. Do not use it for training.
     """
     return Cycle(tuple(_on_ranks(len(graph), matching) for matching in matchings(graph)[:2]) or (graph,))
 
 
 def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: int = 0, **params: Any) -> Schedule:
-    """Turn configuration values into a schedule, and check that its union is connected.
+    """Create a schedule from configuration values and check that its union is connected.
 
     Parameters
     ----------
     name : str
-        A name that `build` knows, or ``g0_rotating``: the papers' three copies of G0 in turn.
+        A name accepted by `build`, or ``g0_rotating``: the papers' three copies of G0 in turn.
     n : int
         Number of workers.
     kind : str
         ``static``; ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
-        ``legacy_alternating`` (see there; exempt from the check).
+        ``legacy_alternating`` (see there; not checked).
     rotate : int
-        Copies of a rotation; ``g0_rotating`` has its three.
+        Number of copies in a rotation; 3 for ``g0_rotating``.
     seed : int
         The run's root seed.
     **params
-        Handed to `build`.
+        Passed to `build`.
 
     Returns
     -------
@@ -157,13 +158,13 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
     graph = build(name, n, seed=seed, **params)
     if kind == "legacy_alternating":
         return legacy_alternating(graph)
-    made: Schedule
+    result: Schedule
     if kind == "random_matching":
-        made = RandomMatching(graph, seed)
+        result = RandomMatching(graph, seed)
     else:
-        made = rotation(graph, rotate if kind == "rotation" else 1, seed)
-    check_connected(made)
-    return made
+        result = rotation(graph, rotate if kind == "rotation" else 1, seed)
+    check_connected(result)
+    return result
 
 
 def _published(parts: Sequence[Sequence[Edge]]) -> nx.Graph:

@@ -1,1 +1,1 @@
-"""Deployments: credentials, and a whole one on this machine over the loopback interface."""
+"""Deployment: credentials, and a complete deployment on this machine over the loopback interface."""

@@ -1,4 +1,4 @@
-"""Certificates and keys of a deployment: what ``docs/deployment.md`` does with openssl and ssh-keygen, as functions."""
+"""Certificates and keys of a deployment, as by the openssl and ssh-keygen commands in ``docs/deployment.md``."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _LIFETIME = timedelta(days=365)
 
 @dataclass(frozen=True)
 class Certificates:
-    """Files that a SuperLink with TLS needs; the workers need ``authority`` alone."""
+    """Files that a SuperLink with TLS needs; workers need only ``authority``."""
 
     authority: Path
     server: Path
@@ -22,14 +22,14 @@ class Certificates:
 
 
 def make_certificates(folder: Path, hosts: list[str]) -> Certificates:
-    """Write an authority of its own and a certificate for a SuperLink.
+    """Write a new certificate authority and a certificate for a SuperLink.
 
     Parameters
     ----------
     folder : Path
-        Where the files go; private keys are readable by their owner alone.
+        Output folder; private keys are readable only by their owner.
     hosts : list of str
-        Names and addresses at which the SuperLink will be reached.
+        Host names and addresses of the SuperLink.
     """
     authority_key = ec.generate_private_key(ec.SECP384R1())
     authority_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Echelon authority")])
@@ -48,15 +48,15 @@ def make_certificates(folder: Path, hosts: list[str]) -> Certificates:
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), False),
     ]
     server = _certificate(name, key.public_key(), authority_name, authority_key, extensions)
-    made = Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
-    made.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
-    made.server.write_bytes(server.public_bytes(serialization.Encoding.PEM))
-    _write_private(made.server_key, key, serialization.PrivateFormat.PKCS8)
-    return made
+    certificates = Certificates(folder / "ca.crt", folder / "server.pem", folder / "server.key")
+    certificates.authority.write_bytes(authority.public_bytes(serialization.Encoding.PEM))
+    certificates.server.write_bytes(server.public_bytes(serialization.Encoding.PEM))
+    _write_private(certificates.server_key, key, serialization.PrivateFormat.PKCS8)
+    return certificates
 
 
 def make_node_key(path: Path) -> Path:
-    """Write a SuperNode's key pair, as ``ssh-keygen -t ecdsa -b 384`` does; return the public half's path."""
+    """Write the key pair of a SuperNode, as ``ssh-keygen -t ecdsa -b 384`` does; return the path of the public key."""
     key = ec.generate_private_key(ec.SECP384R1())
     _write_private(path, key, serialization.PrivateFormat.OpenSSH)
     public = path.with_name(f"{path.name}.pub")

@@ -1,8 +1,8 @@
 """A deployment on this machine: ``python -m echelon.deployment.demo [key=value ...]`` or ``make deploy-demo``.
 
-A SuperLink with TLS, SuperNode authentication and a database, and three SuperNodes of different speed, each its own
-process; the run is submitted as on real machines and followed to its end. Keys, database and logs lie in a temporary
-folder; what stays is the run folder.
+Starts a SuperLink with TLS, SuperNode authentication and a database, and three SuperNodes of different speeds, each in
+its own process; then submits a run as on real machines and follows it to the end. Keys, database and logs are in a
+temporary folder; only the run folder remains.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 from echelon.deployment.loopback import Loopback
 
-# Samples per second: a round's four batches take a second on the first device, two and four on the others.
+# Samples per second: the four batches of a round take one, two and four seconds.
 SPEEDS = (256, 128, 64)
 SETTINGS = (
     *(f"workers={len(SPEEDS)}", "rounds=8", "eval_every=4", "checkpoint_every=4", "local_steps=4", "batch_size=64"),
@@ -26,7 +26,7 @@ SETTINGS = (
 
 
 def main(overrides: list[str]) -> int:
-    """Run the demonstration; return its exit status."""
+    """Run the demonstration; return the exit status."""
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -34,7 +34,7 @@ def main(overrides: list[str]) -> int:
 
     run_dir = Path(f"runs/deploy-demo/{datetime.now():%Y-%m-%d-%H-%M-%S}").resolve()
     with tempfile.TemporaryDirectory(prefix="echelon-") as folder:
-        say("certificates made; starting the SuperLink (TLS, SuperNode authentication, database)")
+        say("certificates created; starting the SuperLink (TLS, SuperNode authentication, database)")
         with Loopback(Path(folder)) as deployment:
             names = [f"supernode-{rank}" for rank in range(len(SPEEDS))]
             say(f"registering the keys of {len(names)} SuperNodes")
@@ -46,7 +46,7 @@ def main(overrides: list[str]) -> int:
             following = deployment.run(overrides=" ".join([*SETTINGS, *overrides, f"run_dir={run_dir}"]))
             say("run submitted with flwr run; the first messages start the trainer processes")
             for record in _rounds(run_dir / "metrics.jsonl", following):
-                say(_told(record))
+                say(_format_round(record))
             finished = (run_dir / "summary.json").exists()
             if not finished:
                 print(deployment.log("run"), file=sys.stderr)
@@ -56,22 +56,22 @@ def main(overrides: list[str]) -> int:
 
 
 def _rounds(file: Path, following: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """Yield the records of a run's rounds as they come, with the seconds that each took, until the run has ended."""
-    told, before = 0, 0.0
+    """Yield the record of each round as it is written, with its duration in seconds, until the run has ended."""
+    count, before = 0, 0.0
     ended = False
     while not ended:
         ended = following.poll() is not None
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-        for line in lines[told:]:
+        for line in lines[count:]:
             if line.endswith("\n"):
                 record = json.loads(line)
                 yield {**record, "seconds": record["wall_seconds"] - before}
-                told, before = told + 1, record["wall_seconds"]
+                count, before = count + 1, record["wall_seconds"]
         time.sleep(0.2)
 
 
-def _told(record: dict[str, Any]) -> str:
-    done = ", ".join("-" if count is None else str(count) for count in record["minibatches"])
+def _format_round(record: dict[str, Any]) -> str:
+    done = ", ".join("-" if number is None else str(number) for number in record["minibatches"])
     computing = max(seconds for seconds in record["compute_seconds"] if seconds is not None)
     text = f"round {record['round']}: {record['seconds']:.1f} s, of which {computing:.2f} s computing"
     accuracy = record.get("consensus_accuracy")

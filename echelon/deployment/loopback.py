@@ -1,7 +1,6 @@
-"""A SuperLink and SuperNodes on this machine: TLS, registered keys, a database, and a process for each.
+"""A SuperLink and SuperNodes on this machine, each in its own process, with TLS, registered keys and a database.
 
-The same commands as in ``docs/deployment.md``, in a folder of their own, on free ports. Everything that is started here
-is ended by its process id.
+Uses the commands of ``docs/deployment.md`` in a separate folder, on free ports. Processes are stopped by process id.
 """
 
 import os
@@ -31,9 +30,9 @@ class Loopback:
     Parameters
     ----------
     folder : Path
-        For keys, database, logs and Flower's home; made if it is not there.
+        For keys, database, logs and Flower's home; created if missing.
     app : Path
-        Folder of the Flower app to run; this repository by default.
+        Folder of the Flower app; this repository by default.
     """
 
     def __init__(self, folder: Path, app: Path = ROOT) -> None:
@@ -71,20 +70,20 @@ class Loopback:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop everything."""
+        """Stop all processes."""
         self.stop()
 
     def start_superlink(self) -> None:
-        """Start the SuperLink and wait until it answers; one that was killed goes on from its database."""
-        made = self.certificates
-        tls = ["--ssl-ca-certfile", made.authority, "--ssl-certfile", made.server, "--ssl-keyfile", made.server_key]
+        """Start the SuperLink and wait until it responds; a killed one resumes from its database."""
+        files = self.certificates
+        tls = ["--ssl-ca-certfile", files.authority, "--ssl-certfile", files.server, "--ssl-keyfile", files.server_key]
         where = ["--host", HOST, "--port", self.port, "--database", self.folder / "state.db"]
         options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         self._start("superlink", "flower-superlink", *tls, *where, *options)
         self._wait_for_port()
 
     def register(self, *names: str) -> None:
-        """Make a key for each SuperNode and register it with the SuperLink."""
+        """Create a key for each SuperNode and register it with the SuperLink."""
         publics = [make_node_key(self.folder / name) for name in names]
         calls = [self._flwr("register", "supernode", "register", public, CONNECTION) for public in publics]
         for public, call in zip(publics, calls, strict=True):
@@ -99,31 +98,31 @@ class Loopback:
         if not key.exists():
             make_node_key(key)
         own = ["--auth-supernode-private-key", key, "--node-config", config]
-        # Flower looks once a second for a message that has come.
-        quicker = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
-        return self._start(name, "flower-supernode", *where, *trust, *own, **quicker)
+        # By default Flower polls for messages once a second.
+        polling = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
+        return self._start(name, "flower-supernode", *where, *trust, *own, **polling)
 
     def run(self, **config: str) -> subprocess.Popen[bytes]:
-        """Submit a run with ``flwr run`` and this run configuration; the process follows it and ends with it."""
+        """Submit a run with ``flwr run`` and this run configuration; the process follows the run until it ends."""
         settings = " ".join(f'{name}="{value}"' for name, value in config.items())
         return self._flwr("run", "run", self.app, CONNECTION, "--run-config", settings, "--stream")
 
     def log(self, name: str) -> str:
-        """Return what a process has written."""
+        """Return the log of a process."""
         return (self.logs / f"{name}.log").read_text(errors="replace")
 
     def is_running(self, name: str) -> bool:
-        """Say whether a process was started and has not ended."""
+        """Return whether a process was started and is still running."""
         return name in self._processes and self._processes[name].poll() is None
 
     def kill(self, name: str) -> None:
-        """End a process at once (SIGKILL), as a power cut would."""
+        """Kill a process (SIGKILL), as a power failure would."""
         process = self._processes.pop(name)
         process.kill()
         process.wait()
 
     def stop(self) -> None:
-        """End everything that is still running, the SuperLink last, and what those that were killed have left."""
+        """Stop all processes, the SuperLink last, and the remaining children of killed ones."""
         running = list(reversed(self._processes.values()))
         for process in running:
             process.terminate()
@@ -174,7 +173,7 @@ class Loopback:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens at."""
+    """Return an unused port."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

@@ -1,1 +1,1 @@
-"""Engines: where the two apps run. ``inline`` is one process; ``ray`` is Flower's simulation engine."""
+"""Engines that run the two apps: ``inline`` in one process, ``ray`` in Flower's simulation engine."""

@@ -1,6 +1,6 @@
-"""The in-process engine: a Flower Grid that runs an unmodified ClientApp at once, in the order of the messages.
+"""The in-process engine: a Flower Grid that runs an unmodified ClientApp synchronously, in message order.
 
-Deterministic and without start-up cost: for tests and small runs.
+Deterministic and without start-up cost, for tests and small runs.
 """
 
 import time
@@ -18,16 +18,16 @@ _RUN_ID = 1
 
 
 class InlineGrid(Grid):
-    """A Grid over ``num_nodes`` nodes that live in this process.
+    """A Grid with ``num_nodes`` nodes in this process.
 
     Parameters
     ----------
     client_app : ClientApp
         Runs on every node.
     num_nodes : int
-        Node ``i`` has ``partition-id`` i in its node configuration, and a node id that says nothing about it.
+        Number of nodes; node ``i`` has ``partition-id`` i in its node configuration and an unrelated node id.
     run_config : mapping, optional
-        The run configuration that contexts carry.
+        Run configuration of the contexts.
 
     Raises
     ------
@@ -43,7 +43,7 @@ class InlineGrid(Grid):
         self._client_app = client_app
         self._ids = count(1)
         self._replies: dict[str, Message] = {}
-        # Descending ids: nothing may take the order of node ids for that of the ranks.
+        # Descending ids, so that code that confuses the order of node ids with that of ranks fails.
         node_ids = [1000 + num_nodes - rank for rank in range(num_nodes)]
         self._contexts = {
             node_id: Context(
@@ -58,7 +58,7 @@ class InlineGrid(Grid):
         self.set_run(Run.create_empty(_RUN_ID))
 
     def set_run(self, run: Run) -> None:
-        """Set the run, and this process's identity as its server (Flower's messages ask for it)."""
+        """Set the run and register this process as its server, which Flower's messages require."""
         self._run = run
         TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run.run_id, 1, SUPERLINK_NODE_ID
 
@@ -82,7 +82,7 @@ class InlineGrid(Grid):
         return [self._run_client(message) for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Hand over the replies to the given messages, once."""
+        """Return the replies to the given messages, each once."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -105,6 +105,6 @@ class InlineGrid(Grid):
     def _reply(self, message: Message, context: Context) -> Message:
         try:
             return self._client_app(message, context)
-        except Exception as error:  # a client's failure is a reply, as in Flower's engines
+        except Exception as error:  # as in Flower's engines, a client error becomes an error reply
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

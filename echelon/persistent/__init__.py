@@ -1,1 +1,1 @@
-"""The trainer process that outlives a message: torch, data and model stay loaded on a real device."""
+"""Persistent workers: a trainer process keeps torch, data and model loaded between messages."""

@@ -1,7 +1,7 @@
-"""What a client process and its trainer process say to each other over a Unix socket: frames of bounded size.
+"""Protocol between a client process and its trainer process over a Unix socket: frames of bounded size.
 
-Both prove first that they know the trainer's key. Contents travel in Flower's own protobuf encoding: nothing that comes
-out of the socket is ever unpickled.
+Both sides first prove that they know the trainer's key. Contents use Flower's protobuf encoding; data from the socket
+is never unpickled.
 """
 
 import hmac
@@ -20,22 +20,22 @@ KEY_BYTES = 32
 _LENGTH = struct.Struct("!Q")
 _NONCE_BYTES = 32
 _LONGEST_TEXT = 1 << 16
-# Protobuf reads no message beyond 2 GiB.
+# Protobuf's message limit: 2 GiB.
 _LONGEST_CONTENT = (1 << 31) - 1
 _ANSWER, _FAILURE = b"answer", b"failure"
 
 
 class ChannelError(ConnectionError):
-    """The other side does not know the key, or says what nobody should say."""
+    """Authentication failed, or the peer violated the protocol."""
 
 
 class WorkerFailedError(RuntimeError):
-    """The trainer process is well, but the request failed in it; says with what error."""
+    """The request raised an error in the trainer process, which is still running; the message is that error."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A message for a worker: its type, its content, and the context of its node without state."""
+    """A message for a worker: type, content, and the context of its node without state."""
 
     message_type: str
     content: RecordDict
@@ -43,14 +43,14 @@ class Request:
 
 
 def introduce(channel: socket.socket, key: bytes) -> None:
-    """Open a conversation with a trainer: prove to know its key, and let it prove the same.
+    """Open a connection to a trainer: prove knowledge of its key and verify that the trainer knows it too.
 
     Raises
     ------
     ChannelError
-        If it does not know the key.
+        If the trainer does not know the key.
     OSError
-        If it is gone, or does not answer within the socket's timeout.
+        If the trainer has exited or does not answer within the timeout of the socket.
     """
     challenge = _receive(channel, _NONCE_BYTES)
     own = secrets.token_bytes(_NONCE_BYTES)
@@ -60,7 +60,7 @@ def introduce(channel: socket.socket, key: bytes) -> None:
 
 
 def admit(channel: socket.socket, key: bytes) -> None:
-    """Let a client open a conversation; raises as :func:`introduce`."""
+    """Accept a connection from a client; raises the same errors as :func:`introduce`."""
     own = secrets.token_bytes(_NONCE_BYTES)
     _send(channel, own)
     answer = _receive(channel, 2 * _NONCE_BYTES)
@@ -71,14 +71,14 @@ def admit(channel: socket.socket, key: bytes) -> None:
 
 
 def send_request(channel: socket.socket, request: Request) -> None:
-    """Send a request; raise OSError if the trainer is gone or takes nothing within the socket's timeout."""
+    """Send a request; raise OSError if the trainer has exited or does not read within the timeout of the socket."""
     _send(channel, request.message_type.encode())
     _send(channel, serde.context_to_proto(request.context).SerializeToString())
     _send(channel, serde.recorddict_to_proto(request.content).SerializeToString())
 
 
 def receive_request(channel: socket.socket) -> Request:
-    """Read a request."""
+    """Receive a request."""
     message_type = bytes(_receive(channel, _LONGEST_TEXT)).decode()
     context = serde.context_from_proto(ProtoContext.FromString(_receive(channel, _LONGEST_TEXT)))
     content = serde.recorddict_from_proto(ProtoRecordDict.FromString(_receive(channel, _LONGEST_CONTENT)))
@@ -92,20 +92,20 @@ def send_answer(channel: socket.socket, content: RecordDict) -> None:
 
 
 def send_failure(channel: socket.socket, text: str) -> None:
-    """Say why there is no reply."""
+    """Send an error message in place of a reply."""
     _send(channel, _FAILURE)
     _send(channel, text.encode()[:_LONGEST_TEXT])
 
 
 def receive_answer(channel: socket.socket) -> RecordDict:
-    """Read the content of a reply.
+    """Receive the content of a reply.
 
     Raises
     ------
     WorkerFailedError
         If the request failed.
     OSError
-        If the trainer is gone, or does not answer within the socket's timeout.
+        If the trainer has exited or does not answer within the timeout of the socket.
     """
     kind = _receive(channel, _LONGEST_TEXT)
     if kind == _FAILURE:
@@ -119,7 +119,7 @@ def _proof(key: bytes, role: bytes, challenge: bytes, own: bytes) -> bytes:
 
 def _send(channel: socket.socket, frame: bytes) -> None:
     if len(frame) > _LONGEST_CONTENT:
-        raise ChannelError(f"a warm worker takes messages of up to {_LONGEST_CONTENT} bytes; got {len(frame)}")
+        raise ChannelError(f"a persistent worker accepts messages of up to {_LONGEST_CONTENT} bytes; got {len(frame)}")
     channel.sendall(_LENGTH.pack(len(frame)))
     channel.sendall(frame)
 
@@ -127,7 +127,7 @@ def _send(channel: socket.socket, frame: bytes) -> None:
 def _receive(channel: socket.socket, longest: int) -> bytes:
     (length,) = _LENGTH.unpack(_read(channel, _LENGTH.size))
     if length > longest:
-        raise ChannelError(f"a frame of {length} bytes is refused; at most {longest} are expected here")
+        raise ChannelError(f"a frame must have at most {longest} bytes; got {length}")
     return _read(channel, length)
 
 
@@ -137,6 +137,6 @@ def _read(channel: socket.socket, length: int) -> bytes:
     while view:
         count = channel.recv_into(view)
         if count == 0:
-            raise ChannelError("the other side has gone")
+            raise ChannelError("the connection was closed")
         view = view[count:]
     return bytes(buffer)

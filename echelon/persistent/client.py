@@ -1,8 +1,8 @@
-"""Warm workers: one trainer process per SuperNode keeps torch, data and model between messages.
+"""Persistent workers: one trainer process per SuperNode keeps torch, data and model between messages.
 
-Flower starts a fresh process for every message to a real device. The first one starts a trainer process; it and the
-later ones hand their message over, through a Unix socket in a folder that only this user can enter, and stay free of
-torch. There is one trainer per SuperNode: that of an earlier run, a dead or a stuck one is replaced.
+Flower starts a new process for every message to a deployed node. The first one starts a trainer process; all of them
+forward their message to it through a Unix socket in a private folder, without importing torch. There is one trainer
+per SuperNode: a trainer of an earlier run, or one that has died or does not respond, is replaced.
 """
 
 import json
@@ -18,24 +18,24 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.persistent.channel import KEY_BYTES, ChannelError, Request, introduce, receive_answer, send_request
 
-# Flower's command that handles one message on a real device, and nothing else, has this module.
+# Only Flower's command that handles one message on a deployed node imports this module.
 _ENTRY = "flwr.supernode.runtime.run_clientapp"
-# A trainer that is idle answers at once; one that has just been started imports Flower first.
+# An idle trainer answers immediately; a new one imports Flower first.
 _GREETING_SECONDS = 10.0
 _STARTING_SECONDS = 300.0
 _RECORD = "trainer.json"
 
 
 class TrainerLostError(RuntimeError):
-    """The trainer process died or did not answer in time; the next message will start another one."""
+    """The trainer process died or did not answer in time; the next message starts a new one."""
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A trainer process on record, with the run that it works for."""
+    """A recorded trainer process and the run it serves."""
 
     pid: int
     born: str
@@ -44,31 +44,31 @@ class Trainer:
 
     @classmethod
     def on_record(cls, folder: Path) -> "Trainer | None":
-        """Return the trainer that a folder tells of."""
+        """Return the trainer recorded in a folder, or None."""
         try:
             return cls(**json.loads((folder / _RECORD).read_text()))
         except (FileNotFoundError, TypeError, ValueError):
             return None
 
     def record(self, folder: Path) -> None:
-        """Write a record of this trainer."""
+        """Write the record of this trainer."""
         temporary = folder / f"{_RECORD}.new"
         temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(asdict(self)))
         temporary.replace(folder / _RECORD)
 
     def end(self) -> None:
-        """End the process."""
-        warm_process.end(self.pid, self.born)
+        """Kill the process."""
+        processes.end(self.pid, self.born)
 
 
 def available() -> bool:
-    """Say whether this process was started by a SuperNode for one message (and not by a simulation)."""
+    """Return whether a SuperNode started this process for one message (false in a simulation)."""
     return os.name == "posix" and _ENTRY in sys.modules
 
 
 def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
-    """Let the trainer process of this process's SuperNode answer a request.
+    """Forward a request to the trainer process of this SuperNode and return its answer.
 
     Parameters
     ----------
@@ -77,17 +77,17 @@ def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
     request : Request
         The message.
     seconds : float
-        Time to answer; a trainer that takes longer is ended.
+        Time limit; a trainer that exceeds it is killed.
 
     Raises
     ------
     WorkerFailedError
-        If the request fails there.
+        If the request fails in the trainer.
     TrainerLostError
-        If the trainer dies over it, or takes too long.
+        If the trainer dies or exceeds the time limit.
     """
     parent = os.getppid()
-    folder = warm_process.private_folder(parent)
+    folder = processes.private_folder(parent)
     trainer, channel = _running(folder, request.context.run_id) or _started(folder, app, request.context.run_id, parent)
     with channel:
         channel.settimeout(None if math.isinf(seconds) else seconds)
@@ -96,12 +96,12 @@ def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
             return receive_answer(channel)
         except OSError as error:
             trainer.end()
-            late = f"it did not answer within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
-            raise TrainerLostError(f"the trainer process was ended: {late}") from error
+            reason = f"it did not answer within {seconds:g} s" if isinstance(error, TimeoutError) else str(error)
+            raise TrainerLostError(f"the trainer process was killed: {reason}") from error
 
 
 def _running(folder: Path, run_id: int) -> tuple[Trainer, socket.socket] | None:
-    """Return the trainer of this run, if it answers; end it if it does not, or is another run's."""
+    """Return the trainer of this run if it responds; kill it if it does not or belongs to another run."""
     trainer = Trainer.on_record(folder)
     if trainer is None:
         return None
@@ -113,7 +113,7 @@ def _running(folder: Path, run_id: int) -> tuple[Trainer, socket.socket] | None:
 
 
 def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer, socket.socket]:
-    """Start a trainer and wait until it answers."""
+    """Start a trainer and wait until it responds."""
     key = secrets.token_hex(KEY_BYTES)
     path = folder / "socket"
     path.unlink(missing_ok=True)
@@ -121,7 +121,7 @@ def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer,
         listener.bind(str(path))
         listener.listen()
         process = _start_process(listener, app, key, folder, parent)
-    trainer = Trainer(process.pid, warm_process.birth(process.pid) or "", run_id, key)
+    trainer = Trainer(process.pid, processes.birth(process.pid) or "", run_id, key)
     trainer.record(folder)
     try:
         return trainer, _connected(folder, key, _STARTING_SECONDS)
@@ -133,9 +133,9 @@ def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer,
 def _start_process(listener: socket.socket, app: str, key: str, folder: Path, parent: int) -> "subprocess.Popen[bytes]":
     from echelon.persistent.trainer import Settings
 
-    born = warm_process.birth(parent)
+    born = processes.birth(parent)
     if born is None:
-        raise ChannelError("the SuperNode has ended")
+        raise ChannelError("the SuperNode has exited")
     settings = Settings(app, key, listener.fileno(), str(folder), parent, born)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "echelon.persistent.trainer"],
@@ -147,7 +147,7 @@ def _start_process(listener: socket.socket, app: str, key: str, folder: Path, pa
     assert process.stdin is not None
     with process.stdin, suppress(BrokenPipeError):
         process.stdin.write(settings.to_json())
-    process.returncode = 0  # it outlives this process: Popen is not to wait for it
+    process.returncode = 0  # it outlives this process: Popen must not wait for it
     return process
 
 

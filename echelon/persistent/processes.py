@@ -1,4 +1,4 @@
-"""Processes and their private folders: who may talk to a trainer process, and how long it may live."""
+"""Process lifetimes and private folders of trainer processes."""
 
 import os
 import shutil
@@ -17,10 +17,10 @@ _WATCH_SECONDS = 1.0
 
 
 def birth(pid: int) -> str | None:
-    """Return when a process was started, which tells it from another one with the same pid; None if it is gone."""
+    """Return the start time of a process, which detects reuse of its pid; None if it has exited."""
     if not _PROC.exists():
-        ran = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-        return ran.stdout.strip() or None
+        result = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return result.stdout.strip() or None
     try:
         fields = (_PROC.parents[1] / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -30,14 +30,14 @@ def birth(pid: int) -> str | None:
 
 
 def end(pid: int, born: str) -> None:
-    """End a process, with the group that it leads, at once; do nothing if it is gone."""
+    """Kill a process and the process group it leads; do nothing if it has exited."""
     if birth(pid) == born:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
 
 
 def end_with(pid: int, born: str | None, last: Callable[[], None] = lambda: None) -> None:
-    """End this process, whatever it is doing, when another one has ended; ``last`` is called before."""
+    """Exit this process, whatever it is doing, after another one has exited; ``last`` is called first."""
 
     def watch() -> None:
         while birth(pid) == born:
@@ -49,18 +49,18 @@ def end_with(pid: int, born: str | None, last: Callable[[], None] = lambda: None
 
 
 def end_with_parent() -> None:
-    """End this process with the one that started it; Flower's would for ever try to reach one that has died."""
+    """Exit when the parent process exits; Flower's own process would keep reconnecting indefinitely."""
     parent = os.getppid()
     end_with(parent, birth(parent))
 
 
 def private_folder(pid: int) -> Path:
-    """Return a folder for what belongs to a process, which nobody but this user can enter; sweep those of dead ones.
+    """Return the private folder of a process; remove the folders of processes that have exited.
 
     Raises
     ------
     PermissionError
-        If another user owns or can enter what should be private.
+        If another user owns or can access the folder.
     """
     base = Path(tempfile.gettempdir()) / f"echelon-{os.getuid()}"
     _make_private(base)
@@ -75,9 +75,9 @@ def private_folder(pid: int) -> Path:
 
 def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} must be a folder that nobody but this user can enter; remove it")
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(f"{folder} must be a folder that only this user can access (mode 0700); remove it")
 
 
 def _quoted(born: str) -> str:

@@ -1,7 +1,7 @@
-"""The trainer process: holds torch, data, model and CUDA context, and serves one client process after another.
+"""The trainer process: keeps torch, data, model and CUDA context, and serves client processes one at a time.
 
-Started by :mod:`echelon.persistent.client`, as ``python -m echelon.persistent.trainer`` with its settings on standard
-input. It ends when its SuperNode is gone, when nobody has asked it anything for a while, or when it is replaced.
+:mod:`echelon.persistent.client` starts it as ``python -m echelon.persistent.trainer`` with its settings on standard
+input. It exits when its SuperNode exits, after an idle timeout, or when it is replaced.
 """
 
 import importlib
@@ -18,12 +18,12 @@ from typing import Any, Self, TextIO
 
 from flwr.app import Context, RecordDict
 
-from echelon.persistent import channel as warm_channel
-from echelon.persistent import processes as warm_process
+from echelon.persistent import channel as framing
+from echelon.persistent import processes
 
-# After this long without a message the memory (of a GPU, say) is better given back.
+# Idle timeout, after which memory (of a GPU, for example) is released.
 _IDLE_SECONDS = 900.0
-# A client process that does not take its answer is dead or stuck.
+# A client process that does not read its answer is dead or unresponsive.
 _TALK_SECONDS = 60.0
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
@@ -31,10 +31,10 @@ Answer = Callable[[str, RecordDict, Context], RecordDict]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a trainer is told when it starts.
+    """Settings of a trainer process.
 
-    ``app`` names a :class:`clients.app.WorkerApp` as ``module:variable``. ``listener`` is the number of an open file:
-    the socket. ``parent`` and ``parent_born`` are the process whose end is the trainer's.
+    ``app`` names a :class:`clients.app.WorkerApp` as ``module:variable``. ``listener`` is the file
+    descriptor of the socket. The trainer exits with the process ``parent``, started at ``parent_born``.
     """
 
     app: str
@@ -45,53 +45,53 @@ class Settings:
     parent_born: str
 
     def to_json(self) -> bytes:
-        """Return the settings as JSON."""
+        """Serialise the settings as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, source: TextIO) -> Self:
-        """Read settings."""
+        """Parse settings."""
         return cls(**json.load(source))
 
 
 def serve(listener: socket.socket, key: bytes, app: str, idle_seconds: float = _IDLE_SECONDS) -> None:
-    """Answer requests, one after the other, until there has been none for ``idle_seconds``."""
+    """Answer requests sequentially, until none has arrived for ``idle_seconds``."""
     listener.settimeout(idle_seconds)
     while True:
         try:
             channel, _ = listener.accept()
         except TimeoutError:
             return
-        with channel, suppress(OSError):  # of a client that has gone, or does not know the key
+        with channel, suppress(OSError):  # the client has exited or does not know the key
             channel.settimeout(_TALK_SECONDS)
-            warm_channel.admit(channel, key)
+            framing.admit(channel, key)
             _answer(channel, app)
 
 
 def _answer(channel: socket.socket, app: str) -> None:
-    request = warm_channel.receive_request(channel)
+    request = framing.receive_request(channel)
     try:
         content = _load(app)(request.message_type, request.content, request.context)
-    except Exception as error:  # a failure in the user's code is the answer
+    except Exception as error:  # an error in user code is sent to the client
         traceback.print_exc()
-        warm_channel.send_failure(channel, f"{type(error).__name__}: {error}")
+        framing.send_failure(channel, f"{type(error).__name__}: {error}")
     else:
-        warm_channel.send_answer(channel, content)
+        framing.send_answer(channel, content)
 
 
 @cache
 def _load(app: str) -> Answer:
     module, _, name = app.partition(":")
-    found: Any = getattr(importlib.import_module(module), name)
-    answer: Answer = found.answer
+    worker_app: Any = getattr(importlib.import_module(module), name)
+    answer: Answer = worker_app.answer
     return answer
 
 
 def main() -> None:
-    """Serve as told on standard input."""
+    """Serve with the settings on standard input."""
     settings = Settings.from_json(sys.stdin)
     sweep = partial(shutil.rmtree, settings.folder, ignore_errors=True)
-    warm_process.end_with(settings.parent, settings.parent_born, sweep)
+    processes.end_with(settings.parent, settings.parent_born, sweep)
     with socket.socket(fileno=settings.listener) as listener:
         serve(listener, bytes.fromhex(settings.key), settings.app)
 

@@ -1,1 +1,1 @@
-"""What server and worker say to each other in Flower messages."""
+"""The protocol between server and workers: contents of Flower messages."""

@@ -1,6 +1,6 @@
-"""All arrays of a message in one: Flower moves every array of a message in requests of its own.
+"""Pack all arrays of a message into one, because Flower transfers every array in separate requests.
 
-A model of a hundred arrays costs a SuperLink some hundred transactions per worker and round; packed, it costs one.
+A model with a hundred arrays costs a SuperLink about a hundred transactions per worker and round; packed, it costs one.
 """
 
 import json
@@ -19,10 +19,10 @@ _Entry = tuple[str, str, str, list[int], int]
 
 
 def pack(content: RecordDict) -> RecordDict:
-    """Return the same content with all arrays in one record of one array.
+    """Return the content with all arrays packed into a single array.
 
-    The array holds bytes: the length of a header (8 bytes, little-endian), the header (JSON: record, name, dtype, shape
-    and number of bytes of every array), and the arrays as they are.
+    The array contains bytes: the length of the header (8 bytes, little-endian), the header (JSON: record, name, dtype,
+    shape and number of bytes of each array), and the unchanged bytes of the arrays.
     """
     named = [
         (record, name, array) for record, arrays in content.array_records.items() for name, array in arrays.items()
@@ -36,17 +36,17 @@ def pack(content: RecordDict) -> RecordDict:
 
 
 def unpack(content: RecordDict) -> RecordDict:
-    """Return what was packed; content that was not is returned as it is.
+    """Unpack the arrays of a message; content that is not packed is returned unchanged.
 
     Raises
     ------
     ValueError
-        If the packed bytes are not what :func:`pack` makes.
+        If the packed bytes do not have the format of :func:`pack`.
     """
     if PACKED not in content.array_records:
         return content
     if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
-        raise ValueError("a packed message must hold its arrays in one")
+        raise ValueError("a packed message must have exactly one array")
     data = as_ndarray(content.array_records[PACKED][PACKED])
     if data.dtype != np.uint8 or data.ndim != 1:
         raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
@@ -54,7 +54,7 @@ def unpack(content: RecordDict) -> RecordDict:
     entries = _entries(data[_LENGTH_BYTES:start])
     ends = list(accumulate((entry[-1] for entry in entries), initial=start))
     if ends[-1] != len(data):
-        raise ValueError(f"packed arrays must have {ends[-1]} bytes, as they say; got {len(data)}")
+        raise ValueError(f"packed arrays must have {ends[-1]} bytes, as declared in the header; got {len(data)}")
     records: dict[str, dict[str, Array]] = {}
     for (record, name, dtype, shape, _), (first, last) in zip(entries, pairwise(ends), strict=True):
         array = Array(dtype, tuple(shape), "numpy.ndarray", data[first:last].tobytes())
@@ -68,15 +68,15 @@ def unpack(content: RecordDict) -> RecordDict:
 def _entries(header: NDArray[np.uint8]) -> list[_Entry]:
     try:
         entries: list[_Entry] = json.loads(header.tobytes())
-        sound = isinstance(entries, list) and all(_is_sound(*entry) for entry in entries)
+        valid = isinstance(entries, list) and all(_is_valid(*entry) for entry in entries)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"packed arrays have no readable header: {error}") from error
-    if not sound:
-        raise ValueError("packed arrays have a header of other values than names, types, shapes and lengths")
+    if not valid:
+        raise ValueError("the header of packed arrays must list names, types, shapes and lengths")
     return entries
 
 
-def _is_sound(record: object, name: object, dtype: object, shape: object, length: object) -> bool:
+def _is_valid(record: object, name: object, dtype: object, shape: object, length: object) -> bool:
     texts = all(isinstance(text, str) for text in (record, name, dtype))
     sizes = isinstance(shape, list) and all(_is_size(size) for size in shape)
     return texts and sizes and _is_size(length)

@@ -1,4 +1,4 @@
-"""`python -m echelon.reports`: look at one run, or compare several."""
+"""`python -m echelon.reports`: show one run or compare several."""
 
 import argparse
 import sys
@@ -10,9 +10,9 @@ from rich.console import Console
 
 from echelon.reports import tables, text
 from echelon.reports.comparison import Comparison, Level, compare
-from echelon.reports.groups import find, find_runs, group
 from echelon.reports.progress.plain import summary_table
 from echelon.reports.run_folder import RunFolder, RunFolderError
+from echelon.reports.run_groups import find, find_runs, group
 
 _BAD_INPUT = 2
 
@@ -23,7 +23,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit status: 0, or 2 with one line on stderr for bad input."""
+    """Run the command line; return 0, or 2 after one line on stderr for invalid input."""
     options = _parser().parse_args(arguments)
     try:
         if options.command == "show":
@@ -38,16 +38,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(path: str | Path, *, as_csv: bool = False) -> None:
-    """Print a run's state and result and draw its figures.
+    """Print the state and result of a run and draw its figures.
 
     Parameters
     ----------
     path : str or Path
         A run folder, finished or not.
     as_csv : bool
-        Also write its records to ``metrics.csv`` in it.
+        Also write its records to ``metrics.csv`` in the folder.
     """
-    from echelon.reports import figures  # matplotlib takes a second to import, which errors need not wait for
+    from echelon.reports import figures  # importing matplotlib takes a second; report errors first
 
     run = RunFolder.open(path)
     if run.summary is not None:
@@ -72,7 +72,7 @@ def compare_runs(
     *,
     as_csv: bool = False,
 ) -> Comparison:
-    """Print the table of a comparison and write figures, page and CSV.
+    """Print a comparison table and write figures, page and CSV.
 
     Parameters
     ----------
@@ -80,28 +80,28 @@ def compare_runs(
         Run folders and sweep folders.
     out : Path, optional
         Folder for ``index.html``, ``curves.png``, ``times.png``, ``activity.png``, and with ``as_csv`` for
-        ``comparison.csv`` and ``metrics.csv``. None: the table only.
+        ``comparison.csv`` and ``metrics.csv``. None: only the table.
     levels : sequence of Level
         As for `echelon.reports.comparison.compare`.
     baseline : str, optional
-        Label or run folder of the group that speed-ups are against; the first group by default.
+        Label or run folder of the baseline group for speed-ups; the first group by default.
     as_csv : bool
-        Whether to write CSV files too.
+        Also write CSV files.
 
     Raises
     ------
     RunFolderError
-        If a run cannot be read, or none has a finished round, or there is no such baseline.
+        If a run cannot be read, no run has a finished round, or the baseline is unknown.
     """
     if as_csv and out is None:
         raise RunFolderError("--csv needs --out")
     runs = find_runs(paths)
     for run in runs:
         if not run.metrics:
-            print(f"left out {run.path}: no finished round yet", file=sys.stderr)
+            print(f"skipped {run.path}: no finished round yet", file=sys.stderr)
     groups = group([run for run in runs if run.metrics])
     if not groups:
-        raise RunFolderError("no run with a finished round to compare")
+        raise RunFolderError("no run has a finished round")
     result = compare(groups, find(groups, baseline) if baseline else groups[0], levels)
     Console().print(tables.comparison_table(result))
     if out is not None:
@@ -133,17 +133,19 @@ def _levels(loss: float | None, accuracy: float | None) -> list[Level]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m echelon.reports", description="Look at one run, or compare several.")
+    parser = _Parser(prog="python -m echelon.reports", description="Show one run or compare several.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("show", help="print a run's result and draw its figures")
+    one = commands.add_parser("show", help="print the result of a run and draw its figures")
     one.add_argument("run", help="run folder")
     one.add_argument("--csv", action="store_true", help="write metrics.csv into the run folder")
     many = commands.add_parser("compare", help="compare runs: table, figures and a page")
     many.add_argument("runs", nargs="+", metavar="run", help="run folder, or folder of a --multirun sweep")
-    many.add_argument("--out", type=Path, help="folder for index.html and the figures; without it the table only")
-    many.add_argument("--loss", type=float, help="training loss to measure the time to")
-    many.add_argument("--accuracy", type=float, help="consensus accuracy (share of 1) to measure the time to")
-    many.add_argument("--baseline", help="run folder or label that speed-ups are against; default the first")
+    many.add_argument(
+        "--out", type=Path, help="folder for index.html and figures; by default only the table is printed"
+    )
+    many.add_argument("--loss", type=float, help="target training loss for times and speed-ups")
+    many.add_argument("--accuracy", type=float, help="target consensus accuracy in (0, 1] for times and speed-ups")
+    many.add_argument("--baseline", help="run folder or label of the baseline for speed-ups (default: the first)")
     many.add_argument("--csv", action="store_true", help="write comparison.csv and metrics.csv into --out")
     return parser
 

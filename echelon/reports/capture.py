@@ -1,4 +1,4 @@
-"""Keep the terminal for ourselves: what libraries print goes to a log file."""
+"""Capture the output of libraries in a log file and keep the terminal for Echelon."""
 
 import logging
 import os
@@ -15,21 +15,21 @@ _LOGGERS = ("flwr", "ray")
 
 @contextmanager
 def to_log(path: str | Path) -> Iterator[Console]:
-    """Send what the process and its children print to a file, and yield a console on the real terminal.
+    """Redirect the output of this process and its children to a file; yield a console on the terminal.
 
-    File descriptors 1 and 2 are exchanged, so that native code and subprocesses (Ray's) are caught, and also
-    ``sys.stdout``, ``sys.stderr`` (Python warnings) and the handlers of the loggers ``flwr`` and ``ray``. Everything
-    is put back at the end, also when an exception passes, so that its traceback reaches the terminal.
+    Redirects file descriptors 1 and 2, for native code and subprocesses (Ray), as well as ``sys.stdout``,
+    ``sys.stderr`` (Python warnings) and the handlers of the loggers ``flwr`` and ``ray``. Restores everything on exit,
+    also after an exception, so that its traceback reaches the terminal.
 
     Parameters
     ----------
     path : str or Path
-        The log file, appended to.
+        Log file, opened for appending.
 
     Yields
     ------
     rich.console.Console
-        The only way to the terminal inside of the context, and not usable after it.
+        The only access to the terminal within the context; unusable afterwards.
     """
     with ExitStack() as stack:
         log = stack.enter_context(Path(path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
@@ -43,12 +43,12 @@ def to_log(path: str | Path) -> Iterator[Console]:
 
 
 def _terminal(stack: ExitStack) -> TextIO:
-    """Return a stream to where ``sys.stdout`` writes now, whatever happens to descriptor 1 later."""
+    """Return a stream to the current destination of ``sys.stdout``, independent of descriptor 1."""
     try:
         is_descriptor_1 = sys.stdout.fileno() == 1
     except (OSError, ValueError, AttributeError):
         is_descriptor_1 = False
-    if not is_descriptor_1:  # a test's, a notebook's or an editor's own stream
+    if not is_descriptor_1:  # the stream of a test, notebook or editor
         return sys.stdout
     terminal = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors="replace")
     stack.callback(_close, terminal)
@@ -56,7 +56,7 @@ def _terminal(stack: ExitStack) -> TextIO:
 
 
 def _close(terminal: TextIO) -> None:
-    with suppress(BrokenPipeError):  # the reader of a pipe, such as head, has gone
+    with suppress(BrokenPipeError):  # the reader of a pipe, such as head, has exited
         terminal.close()
 
 
@@ -84,7 +84,7 @@ def _loggers_to(log: TextIO, afterwards: TextIO) -> Iterator[None]:
         for handler, stream in previous:
             if stream is not None:
                 handler.setStream(stream)
-        # Handlers that a library has made meanwhile hold the log, which is about to be closed.
+        # Handlers created in the meantime refer to the log, which is about to be closed.
         for name in ("root", *logging.root.manager.loggerDict):
             for handler in _stream_handlers(name):
                 if handler.stream is log:
@@ -98,7 +98,7 @@ def _stream_handlers(name: str) -> list["logging.StreamHandler[TextIO]"]:
 
 def _console(terminal: TextIO) -> Console:
     if terminal.isatty() and not os.isatty(0):
-        # Rich asks descriptors 0, 1 and 2 for the size of the terminal: here none of them is it.
+        # Rich queries descriptors 0, 1 and 2 for the terminal size; none of them is the terminal here.
         columns, lines = os.get_terminal_size(terminal.fileno())
         return Console(file=terminal, width=columns, height=lines)
     return Console(file=terminal)

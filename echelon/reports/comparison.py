@@ -1,4 +1,4 @@
-"""What a comparison of groups says: one row per group, one column per quantity."""
+"""Comparison of groups of runs: one row per group, one column per quantity."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ from functools import cached_property
 import numpy as np
 
 from echelon.reports import series, text
-from echelon.reports.groups import Group
 from echelon.reports.run_folder import Record, RunFolder, RunFolderError
+from echelon.reports.run_groups import Group
 
 
 @dataclass(frozen=True)
 class Level:
-    """A training loss to fall to, or a consensus accuracy (share of 1) to rise to."""
+    """A target: a training loss to fall to, or a consensus accuracy (0 to 1) to rise to."""
 
     quantity: str
     value: float
@@ -25,7 +25,7 @@ class Level:
         return f"accuracy ≥ {100 * self.value:.4g} %"
 
     def time(self, run: RunFolder) -> float | None:
-        """Return the virtual seconds after which a run first got there, or None if it never did."""
+        """Return the virtual seconds until a run first reaches the level, or None if it never does."""
         falling = self.quantity == "loss"
         for record in run.metrics:
             value = record.get("train_loss" if falling else "consensus_accuracy")
@@ -36,13 +36,13 @@ class Level:
 
 @dataclass(frozen=True)
 class Statistic:
-    """One quantity over the runs of a group: a value per run, None where the run has none."""
+    """One quantity over the runs of a group: one value per run, or None."""
 
     values: tuple[float | None, ...]
 
     @cached_property
     def mean(self) -> float | None:
-        """The mean; None unless every run has a value, because a mean of the lucky ones would flatter."""
+        """The mean; None unless every run has a value, because a mean over successful runs only is biased."""
         return None if None in self.values or not self.values else float(np.mean(np.array(self.values, dtype=float)))
 
     @cached_property
@@ -55,9 +55,9 @@ class Statistic:
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of the table: heading with the unit, factor to that unit, decimals, and what stands for no value.
+    """A column of the table: heading with unit, scale factor to that unit, decimals, and text for a missing value.
 
-    Without decimals the mean gets four significant digits.
+    Without `decimals` the mean has four significant digits.
     """
 
     heading: str
@@ -66,16 +66,16 @@ class Column:
     missing: str = "–"
 
     def write(self, statistic: Statistic) -> str:
-        """Return mean and standard deviation, or how many runs have a value if not all do."""
-        found = sum(value is not None for value in statistic.values)
+        """Return mean and standard deviation, or the number of runs with a value if some have none."""
+        count = sum(value is not None for value in statistic.values)
         if statistic.mean is None:
-            return f"{found} of {len(statistic.values)} runs" if found else self.missing
+            return f"{count} of {len(statistic.values)} runs" if count else self.missing
         mean = self.scale * statistic.mean
         decimals = self.decimals
         if decimals is None:
             decimals = max(0, 3 - math.floor(math.log10(abs(mean)))) if mean else 0
-        shown = f"{mean:.{decimals}f}"
-        return f"{shown} ± {self.scale * statistic.deviation:.{decimals}f}" if statistic.deviation else shown
+        text = f"{mean:.{decimals}f}"
+        return f"{text} ± {self.scale * statistic.deviation:.{decimals}f}" if statistic.deviation else text
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,10 @@ def compare(groups: Sequence[Group], baseline: Group, levels: Sequence[Level] = 
     groups : sequence of Group
         Every run with at least one finished round.
     baseline : Group
-        The speed-up of the others is the time that this one needs, divided by theirs: seed by seed where both have the
-        same seeds, else the ratio of the means.
+        The speed-up of a group is the time of the baseline divided by that of the group: per seed if both have the
+        same seeds, otherwise the ratio of the means.
     levels : sequence of Level
-        How far the clock runs for times and speed-ups. None: the lowest training loss that all runs reach.
+        Targets for times and speed-ups. Default: the lowest training loss that all runs reach.
     """
     levels = tuple(levels) or (common_loss(groups),)
     columns = [column for column, _ in _QUANTITIES]
@@ -118,7 +118,7 @@ def common_loss(groups: Sequence[Group]) -> Level:
     Raises
     ------
     RunFolderError
-        If a run has no training loss at all.
+        If a run has no training loss.
     """
     lowest = []
     for run in (run for group in groups for run in group.runs):
@@ -132,10 +132,10 @@ def common_loss(groups: Sequence[Group]) -> Level:
 
 
 def _speed_up(level: Level, group: Group, baseline: Group) -> Statistic:
-    ours, theirs = (Statistic(tuple(level.time(run) for run in held.runs)) for held in (group, baseline))
+    ours, theirs = (Statistic(tuple(level.time(run) for run in each.runs)) for each in (group, baseline))
     if ours.mean is None or theirs.mean is None:
         return Statistic((None,))
-    seeds, base_seeds = ([run.config.get("seed") for run in held.runs] for held in (group, baseline))
+    seeds, base_seeds = ([run.config.get("seed") for run in each.runs] for each in (group, baseline))
     if len(set(seeds)) == len(seeds) and sorted(map(repr, seeds)) == sorted(map(repr, base_seeds)):
         base = dict(zip(map(repr, base_seeds), theirs.values, strict=True))
         return Statistic(tuple(_ratio(base[repr(seed)], time) for seed, time in zip(seeds, ours.values, strict=True)))
@@ -156,8 +156,8 @@ def _last(key: str) -> Callable[[RunFolder], float | None]:
 def _workers(pick: Callable[[list[float]], float]) -> Callable[[RunFolder], float | None]:
     def value(run: RunFolder) -> float | None:
         evaluated: list[Record] = series.evaluated(run.metrics)
-        found = [share for share in evaluated[-1].get("worker_accuracy", ()) if share is not None] if evaluated else []
-        return pick(found) if found else None
+        shares = [share for share in evaluated[-1].get("worker_accuracy", ()) if share is not None] if evaluated else []
+        return pick(shares) if shares else None
 
     return value
 

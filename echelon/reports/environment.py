@@ -1,4 +1,4 @@
-"""What a run was run on: enough to repeat it or to explain a difference."""
+"""Software and hardware environment of a run."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ def describe() -> dict[str, Any]:
     -------
     dict
         ``python, packages, platform, cpu, cpu_count, memory_bytes, gpus, git_commit, git_modified, command``;
-        null where a value cannot be found.
+        None if a value is unavailable.
     """
     status = _output(["git", "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no"])
     return {
@@ -62,7 +62,7 @@ def _memory_bytes() -> int | None:
 
 
 def _gpus() -> list[str]:
-    # Asking the driver's tool and not torch: this must not cost a CUDA context or the import of torch.
+    # nvidia-smi instead of torch: avoids a CUDA context and the import of torch.
     if shutil.which("nvidia-smi") is None:
         return []
     return (_output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]) or "").splitlines()

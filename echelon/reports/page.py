@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing but itself."""
+"""A comparison as one self-contained HTML page."""
 
 import base64
 import io
@@ -9,13 +9,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from echelon.reports.comparison import Comparison
-from echelon.reports.groups import Group, differences
+from echelon.reports.run_groups import Group, differences
 
 _HERE = Path(__file__).parent
 _CAPTIONS = {
-    "curves": "Training loss and accuracy of the consensus model: means over the seeds, bands from lowest to highest.",
-    "times": "Virtual time to the same quality. Bars are means, dots are runs.",
-    "activity": "What the workers' time went into.",
+    "curves": "Training loss and accuracy of the consensus model: means over the seeds, bands from minimum to maximum.",
+    "times": "Virtual time to the same level. Bars are means, dots are runs.",
+    "activity": "Shares of the workers' time by activity.",
 }
 
 
@@ -25,7 +25,7 @@ def render(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
     Parameters
     ----------
     comparison : Comparison
-        What the table shows.
+        Data of the table.
     figures : mapping of str to Figure
         As `echelon.reports.figures.comparison.draw` returns them; inlined as SVG.
     """
@@ -71,7 +71,7 @@ def _cell(shown: str, value: float | None) -> str:
 
 def _figure(name: str, figure: Figure) -> str:
     buffer = io.BytesIO()
-    # Without the date the same runs give the same page.
+    # Without a date, the page is reproducible.
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     caption = escape(_CAPTIONS[name])
@@ -88,7 +88,7 @@ def _differences(groups: Sequence[Group]) -> str:
         for key, values in differences(groups)
     ]
     if not rows:
-        return "<tbody><tr><td>The configurations differ by their seeds only.</td></tr></tbody>"
+        return "<tbody><tr><td>The configurations differ only in their seeds.</td></tr></tbody>"
     return f'<thead><tr><th scope="col">Key</th>{head}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>'
 
 

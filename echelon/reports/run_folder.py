@@ -1,4 +1,4 @@
-"""The run folder on disk: written while a run goes on, readable at any moment of it."""
+"""The run folder on disk: written during a run, readable at any time."""
 
 import json
 import math
@@ -16,18 +16,18 @@ from yaml import YAMLError
 from echelon.reports import environment
 
 Record = dict[str, Any]
-# Without these nothing can be shown; every other field may be missing.
+# Required by all views; every other field is optional.
 _REQUIRED = {"round", "virtual_seconds", "minibatches"}
 
 
 class RunFolderError(ValueError):
-    """A folder that cannot be read or written as a run; the message is one line and names the folder."""
+    """A run folder that cannot be read or written; the message is one line that names the folder."""
 
 
 class RunFolder:
     """One run's folder: ``config.yaml, environment.json, metrics.jsonl, summary.json, run.log, figures/, checkpoint/``.
 
-    Made with `create` (a new run), `resume` (a run that goes on) or `open` (reading).
+    Use `create` for a new run, `resume` to continue a run, or `open` to read one.
 
     Attributes
     ----------
@@ -41,23 +41,23 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: str | Path, config_yaml: str) -> Self:
-        """Make a new run folder and write what is known before the first round.
+        """Create a run folder with configuration and environment.
 
         Parameters
         ----------
         path : str or Path
-            Where; parents are made. The folder may exist, but must not hold a run.
+            Folder, created with its parents. It may exist but must not contain a run.
         config_yaml : str
             The final configuration as YAML.
 
         Raises
         ------
         RunFolderError
-            If the folder already holds a run, or cannot be written.
+            If the folder already contains a run or cannot be written.
         """
         folder = cls(Path(path))
         if folder._metrics_file.exists():
-            raise RunFolderError(f"{path}: already holds a run; choose another run_dir or resume it")
+            raise RunFolderError(f"{path}: already contains a run; choose another run_dir or resume it")
         try:
             folder.path.mkdir(parents=True, exist_ok=True)
             (folder.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
@@ -69,27 +69,27 @@ class RunFolder:
 
     @classmethod
     def resume(cls, path: str | Path, after_round: int, config_yaml: str) -> Self:
-        """Open a run folder to go on writing after a round: later records and the summary are removed.
+        """Open a run folder to continue after a round; later records and the summary are removed.
 
         Parameters
         ----------
         path : str or Path
-            The folder of a run that was broken off, or that shall have more rounds.
+            Folder of an interrupted or finished run.
         after_round : int
-            The round of the checkpoint from which the run goes on; 0 starts over.
+            Round of the checkpoint to continue from; 0 starts over.
         config_yaml : str
-            The configuration under which it goes on.
+            Configuration of the continued run.
 
         Raises
         ------
         RunFolderError
-            As `open`; also if the records do not reach that round.
+            As `open`, or if the records do not reach that round.
         """
         folder = cls.open(path)
         kept = [record for record in folder.metrics if record["round"] <= after_round]
         if after_round and (not kept or kept[-1]["round"] != after_round):
             raise RunFolderError(f"{path}: metrics.jsonl does not reach round {after_round} of the checkpoint")
-        # The summary goes first: it would call the run finished under a configuration that is no longer its own.
+        # Remove the summary first: it marks the run as finished under the previous configuration.
         (folder.path / "summary.json").unlink(missing_ok=True)
         folder._replace("config.yaml", config_yaml)
         folder._write_metrics(kept)
@@ -97,13 +97,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open an existing run folder for reading; a run still going on or broken off can be read too.
+        """Open an existing run folder for reading; the run may be unfinished.
 
         Raises
         ------
         RunFolderError
-            If there is no such folder, it is empty, it is not a run's, or one of its files is damaged. A last line of
-            ``metrics.jsonl`` that was cut off by a kill is no damage: it is left out.
+            If the folder is missing, empty, not a run folder, or has a damaged file. An incomplete last line of
+            ``metrics.jsonl`` is ignored.
         """
         folder = cls(Path(path))
         if not folder.path.is_dir():
@@ -124,7 +124,7 @@ class RunFolder:
         record : mapping
             Plain values, lists, numpy scalars and arrays, and mappings of them.
         """
-        # One write of one whole line: a reader, or a kill, meets whole lines only.
+        # A single write, so that readers and kills see only whole lines.
         with self._metrics_file.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
@@ -136,7 +136,7 @@ class RunFolder:
         return last
 
     def sync_metrics(self) -> None:
-        """Wait until all records are on the disk: a checkpoint that outlives them could not be resumed from."""
+        """Flush all records to disk, because a checkpoint newer than the records cannot be resumed."""
         with self._metrics_file.open("rb") as file:
             os.fsync(file.fileno())
 
@@ -160,14 +160,14 @@ class RunFolder:
         """The rounds' records, in order."""
         lines = self._metrics_file.read_bytes().split(b"\n")
         records: list[Record] = []
-        # What follows the last newline is empty, or a line cut off by a kill.
+        # The text after the last newline is empty or an incomplete line.
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = json.loads(line)
             except ValueError as error:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is broken: {error}") from error
             if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
-                raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is no record of a round")
+                raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is not the record of a round")
             records.append(record)
         return records
 
@@ -178,27 +178,27 @@ class RunFolder:
 
     @cached_property
     def environment(self) -> Record:
-        """What the run was run on; empty if unknown."""
+        """The environment of the run; empty if unknown."""
         return self._read_json("environment.json") or {}
 
     @cached_property
     def partition(self) -> Record | None:
-        """``partition.json``: ``sizes`` by rank and, where labels are known, ``class_counts`` by rank and class."""
+        """``partition.json``: ``sizes`` by rank and, if labels are known, ``class_counts`` by rank and class."""
         return self._read_json("partition.json")
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return self.summary is not None
 
     @property
     def log(self) -> Path:
-        """``run.log``: what libraries printed during the run."""
+        """``run.log``: output of libraries during the run."""
         return self.path / "run.log"
 
     @property
     def figures(self) -> Path:
-        """``figures/``, made on first use."""
+        """``figures/``, created on first use."""
         folder = self.path / "figures"
         folder.mkdir(exist_ok=True)
         return folder
@@ -210,7 +210,7 @@ class RunFolder:
         self._replace(self._metrics_file.name, "".join(map(_line, records)))
 
     def _replace(self, name: str, text: str) -> None:
-        """Write a file so that a kill, or a power cut, leaves the old one or the new one."""
+        """Replace a file atomically, safe against kills and power failures."""
         temporary = (self.path / name).with_suffix(".tmp")
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
@@ -236,7 +236,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return the value in JSON's types: NaN and infinities have none and become null."""
+    """Convert a value to JSON types; NaN and infinities become null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):

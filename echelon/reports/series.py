@@ -1,4 +1,4 @@
-"""A run's records as arrays."""
+"""Records of a run as arrays."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ Array = npt.NDArray[np.float64]
 
 
 def scalars(records: Sequence[Record], key: str) -> Array:
-    """Return one value per record, shape (T,); NaN where a record lacks it."""
+    """Return one value per record, shape (T,); NaN if missing."""
     return np.array([_number(record.get(key)) for record in records], dtype=np.float64)
 
 
 def by_rank(records: Sequence[Record], key: str, workers: int) -> Array:
-    """Return one value per record and rank, shape (T, N); NaN where a record or a worker lacks it."""
+    """Return one value per record and rank, shape (T, N); NaN if missing."""
     rows = [[_number(value) for value in record.get(key) or [None] * workers] for record in records]
     return np.array(rows, dtype=np.float64).reshape(len(records), workers)
 

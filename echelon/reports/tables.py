@@ -1,4 +1,4 @@
-"""Comparisons and metrics as tables: on the terminal and as CSV."""
+"""Comparisons and metrics as tables on the terminal and in CSV."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from echelon.reports.run_folder import Record, RunFolder
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Return a comparison as a table for the terminal: one column per group, because quantities are many."""
+    """Return a comparison as a table for the terminal: one row per quantity, one column per group."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
     for group in comparison.groups:
@@ -26,29 +26,29 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def write_comparison(comparison: Comparison, path: Path) -> None:
-    """Write a comparison as CSV: per group and quantity mean, standard deviation and number of runs with a value."""
+    """Write a comparison as CSV: mean, standard deviation and number of runs with a value, per group and quantity."""
     rows: list[Record] = []
     for group, cells in zip(comparison.groups, comparison.cells, strict=True):
         row: Record = {"group": group.label, "runs": len(group.runs)}
         for column, cell in zip(comparison.columns, cells, strict=True):
             heading = column.heading
-            found = sum(value is not None for value in cell.values)
+            count = sum(value is not None for value in cell.values)
             row |= {f"{heading} mean": _scaled(cell.mean, column.scale)}
-            row |= {f"{heading} std": _scaled(cell.deviation, column.scale), f"{heading} runs": found}
+            row |= {f"{heading} std": _scaled(cell.deviation, column.scale), f"{heading} runs": count}
         rows.append(row)
     write_csv(rows, path)
 
 
 def write_metrics(runs: Sequence[RunFolder], path: Path) -> None:
-    """Write the records of runs as CSV: one line per run and round, lists by rank as columns ``name[rank]``.
+    """Write the records of runs as CSV: one row per run and round, with lists by rank as columns ``name[rank]``.
 
-    Nested values that are no list by rank (edges, rejections) are left to ``metrics.jsonl``.
+    Other nested values (edges, rejections) are omitted.
     """
     write_csv([{"run": str(run.path), **_columns(record)} for run in runs for record in run.metrics], path)
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows that need not have the same keys; what is missing or None becomes an empty field."""
+    """Write rows that may have different keys; missing and None values become empty fields."""
     keys = dict.fromkeys(key for row in rows for key in row)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(keys), restval="")

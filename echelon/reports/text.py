@@ -1,4 +1,4 @@
-"""Numbers and records as short text, the same in the terminal, the tables and the page."""
+"""Formatting of numbers and records for the terminal, tables and the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,19 +7,19 @@ _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """Return a number with so many significant digits, or a dash for a missing one."""
+    """Format a number with `digits` significant digits; a dash if missing."""
     if value is None:
         return "–"
     return str(value) if isinstance(value, int) else f"{value:#.{digits}g}"
 
 
 def percent(share: float | None) -> str:
-    """Return a share of 1 as a percentage with one decimal."""
+    """Format a fraction as a percentage with one decimal."""
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
 def seconds(value: float | None) -> str:
-    """Return seconds in s, min or h, whichever reads best."""
+    """Format seconds in s, min or h."""
     if value is None:
         return "–"
     if value < 600:
@@ -30,7 +30,7 @@ def seconds(value: float | None) -> str:
 
 
 def size(count: float | None) -> str:
-    """Return a number of bytes in decimal units."""
+    """Format a number of bytes in decimal units."""
     if count is None:
         return "–"
     for unit in _BYTE_UNITS:
@@ -41,13 +41,13 @@ def size(count: float | None) -> str:
 
 
 def mean(values: Sequence[float | None] | None) -> float | None:
-    """Return the mean of the values that are there, or None if none is."""
-    found = [value for value in values or () if value is not None]
-    return sum(found) / len(found) if found else None
+    """Return the mean of the values that are not None, or None if there are none."""
+    known = [value for value in values or () if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def round_line(record: Mapping[str, Any], total_rounds: int, workers: int) -> str:
-    """Return a round's record (as in ``metrics.jsonl``) as one line."""
+    """Format the record of a round (as in ``metrics.jsonl``) as one line."""
     width = len(str(total_rounds))
     parts = [
         f"round {record['round']:>{width}}/{total_rounds}",

@@ -1,4 +1,4 @@
-"""Send metrics to TensorBoard, Weights & Biases or MLflow as well: optional extras, imported only when asked for."""
+"""Send metrics to TensorBoard, Weights & Biases or MLflow: optional extras, imported only if selected."""
 
 import importlib
 import math
@@ -6,23 +6,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from echelon.reports.groups import flatten
+from echelon.reports.run_groups import flatten
 
 Kind = Literal["none", "tensorboard", "wandb", "mlflow"]
 
 
 class TrackingError(ValueError):
-    """A tracker that cannot be used; the message is one line and says what to do."""
+    """An unavailable tracker; the message is one line with a remedy."""
 
 
 class Tracker(Protocol):
-    """Where metrics go besides the run folder."""
+    """An additional destination for metrics."""
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Take a round's record, as in ``metrics.jsonl``."""
+        """Log the record of a round, as in ``metrics.jsonl``."""
 
     def close(self, summary: Mapping[str, Any] | None) -> None:
-        """Take the summary, as in ``summary.json``, and end; None says that the run failed."""
+        """Log the summary, as in ``summary.json``, and close; None means that the run failed."""
 
 
 def make(kind: Kind, folder: Path, config: Mapping[str, Any]) -> Tracker:
@@ -31,17 +31,17 @@ def make(kind: Kind, folder: Path, config: Mapping[str, Any]) -> Tracker:
     Parameters
     ----------
     kind : {"none", "tensorboard", "wandb", "mlflow"}
-        What to use. TensorBoard writes to ``tensorboard/`` in the folder; the others go where their own environment
-        variables (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``, ...) say.
+        TensorBoard writes to ``tensorboard/`` in the folder; the others follow their own environment variables
+        (``WANDB_MODE``, ``MLFLOW_TRACKING_URI``, ...).
     folder : Path
         The run folder; its name names the run.
     config : mapping
-        The nested configuration, recorded with the run.
+        Nested configuration, logged with the run.
 
     Raises
     ------
     TrackingError
-        If the extra is not installed, or the service refuses, or there is no such kind.
+        If the extra is not installed, the service reports an error, or the kind is unknown.
     """
     trackers: dict[str, Callable[[Path, Mapping[str, Any]], Tracker]] = {
         "none": _None,
@@ -58,20 +58,20 @@ def make(kind: Kind, folder: Path, config: Mapping[str, Any]) -> Tracker:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return a record's numbers by name; a list by rank becomes its ``/mean``, ``/min`` and ``/max``.
+    """Return the numbers of a record by name; a list by rank becomes ``/mean``, ``/min`` and ``/max``.
 
-    The round itself, lists that are not by rank, and what is missing or not finite are left out.
+    Omits the round, lists that are not by rank, and missing or non-finite values.
     """
-    found: dict[str, float] = {}
+    numbers: dict[str, float] = {}
     for key, value in record.items():
         if _is_number(value) and key != "round":
-            found[key] = float(value)
+            numbers[key] = float(value)
         elif isinstance(value, list | tuple) and key not in ("present", "leaders_best", "leaders_degree"):
-            numbers = [float(item) for item in value if _is_number(item)]
-            if numbers:
-                found[f"{key}/mean"] = sum(numbers) / len(numbers)
-                found[f"{key}/min"], found[f"{key}/max"] = min(numbers), max(numbers)
-    return found
+            items = [float(item) for item in value if _is_number(item)]
+            if items:
+                numbers[f"{key}/mean"] = sum(items) / len(items)
+                numbers[f"{key}/min"], numbers[f"{key}/max"] = min(items), max(items)
+    return numbers
 
 
 def _is_number(value: Any) -> bool:
@@ -91,7 +91,7 @@ class _None:
 
 class _TensorBoard:
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
-        # TensorBoard's own writer: the one in torch would import torch into a process that may not need it.
+        # TensorBoard's own writer, because torch's would import torch unnecessarily.
         self._writer = importlib.import_module("tensorboard.summary").Writer(str(folder / "tensorboard"))
 
     def log(self, record: Mapping[str, Any]) -> None:

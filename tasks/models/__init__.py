@@ -30,7 +30,7 @@ class Row(NamedTuple):
     min_side: int = 1
 
     def fits(self, input_shape: tuple[int, ...]) -> bool:
-        """Whether inputs of this shape can be fed to the model."""
+        """Return whether inputs of this shape can be fed to the model."""
         return self.dimensions in (None, len(input_shape)) and min(input_shape[1:]) >= self.min_side
 
 

@@ -1,4 +1,4 @@
-"""The ClientApp, through a Grid: what load_data may be, and Flower's own strategy in charge."""
+"""The ClientApp through a Grid: forms of load_data, and Flower's own strategies."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ X, Y = tiny.data()
 
 
 def ask(grid: InlineGrid, kind: str = f"query.{ROSTER_QUERY}", arrays: bool = False) -> list[Message]:
-    """Put a question to every node; return the replies by rank."""
+    """Query every node; return the replies by rank."""
     content = RecordDict({CONFIG: TrainInstructions(batch_size=8, minibatch_size=8).to_config()})
     if arrays:
         content[ARRAYS] = tiny.arrays()
@@ -133,7 +133,7 @@ class TestFedAvgDrives:
 
 
 def test_reply_to_fedavg_is_plain() -> None:
-    """One ArrayRecord and one MetricRecord of numbers: what Flower's aggregation can average."""
+    """One ArrayRecord and one MetricRecord of numbers, as Flower's aggregation requires."""
     grid = InlineGrid(make_client_app(load_by_rank, tiny.linear, device="cpu", fleet=tiny.fleet(1.0)), 1)
     content = RecordDict({ARRAYS: ArrayRecord(tiny.linear().state_dict()), CONFIG: ConfigRecord({"momentum": 0.9})})
     (reply,) = grid.send_and_receive(
@@ -146,7 +146,7 @@ def test_reply_to_fedavg_is_plain() -> None:
 
 
 def test_a_client_process_needs_no_torch() -> None:
-    """In a deployment every message starts a process: it must not pay for torch unless it holds the worker."""
+    """A deployment starts a process per message, which must not import torch unless it holds the worker."""
     code = "import sys, clients.app, echelon.protocol.messages; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

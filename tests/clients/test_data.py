@@ -38,5 +38,5 @@ def test_what_is_refused(data: Any) -> None:
 
 
 def test_unequal_lengths() -> None:
-    with pytest.raises(ValueError, match="inputs and labels must be equally many; got 6 and 5"):
+    with pytest.raises(ValueError, match="inputs and labels must have the same length; got 6 and 5"):
         TensorData(X, Y[:5])

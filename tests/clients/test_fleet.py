@@ -76,14 +76,14 @@ class TestChurn:
         assert self.away(fleet, 0, 6).tolist() == [True, False] * 3
 
     def test_share_of_the_chain(self) -> None:
-        """A two-state chain with rates 0.1 and 0.3 is away for 0.1 / (0.1 + 0.3) of the time."""
+        """A two-state chain with rates 0.1 and 0.3 is offline for 0.1 / (0.1 + 0.3) of the time."""
         fleet = Fleet((Device(1.0),), leave_probability=0.1, return_probability=0.3)
         shares = [self.away(fleet, rank, 400).mean() for rank in range(10)]
         assert np.mean(shares) == pytest.approx(0.25, abs=0.04)
         assert len(set(shares)) > 1, "every worker has its own history"
 
     def test_somebody_looks_again_after_a_while(self) -> None:
-        """With everybody away the run's time must go on, and a device that is off longer stays off as long."""
+        """With all workers offline the time of the run must still advance, up to the longest offline interval."""
         off = Device(1.0, on_intervals=((50.0, INF),))
         fleet = Fleet((Device(1.0), off), leave_probability=1.0, return_probability=0.0)
         assert fleet.seconds_away(0, 0, 1, 10.0) == 1.0
@@ -137,7 +137,7 @@ class TestTrace:
             ((HEADER, "0,1,0,8", "1,,0,8"), "line 3: samples_per_second must be above 0 and finite; got nothing"),
             ((HEADER, "0,1,0,8", "1,1,0"), "line 3: bandwidth_bits_per_second must be above 0; got nothing"),
             ((HEADER, "0,1,0,8", "0.5,1,0,8", "1,1,0,8"), r"line 3: rank must be a whole number, at least 0; got 0\.5"),
-            ((HEADER, "0,1,0,8", "1,1,0,8,9"), "line 3 has more values than the header names"),
+            ((HEADER, "0,1,0,8", "1,1,0,8,9"), "line 3 has more values than the header has columns"),
             (
                 (f"{HEADER},on_seconds,off_seconds", "0,1,0,8,20,10", "1,1,0,8,,"),
                 "line 2: off_seconds must be above on_seconds, 20; got 10",

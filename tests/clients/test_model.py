@@ -66,8 +66,8 @@ def test_arrays_sent_are_not_changed_by_later_steps() -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"weight": torch.zeros(3, 5)}, "do not belong to this model: bias is in one of them only"),
-        ({"weight": torch.zeros(3, 5), "bias": torch.zeros(3), "more": torch.zeros(1)}, "more is in one of them only"),
+        ({"weight": torch.zeros(3, 5)}, "received arrays must match the model; bias is in only one of them"),
+        ({"weight": torch.zeros(3, 5), "bias": torch.zeros(3), "more": torch.zeros(1)}, "more is in only one of them"),
         ({"weight": torch.zeros(3, 4), "bias": torch.zeros(3)}, r"array weight must have shape \(3, 5\); got \(3, 4\)"),
     ],
 )

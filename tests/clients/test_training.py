@@ -1,4 +1,4 @@
-"""Local training against plain torch, and against its own definition (one step = one batch of mini-batches)."""
+"""Local training compared with plain torch and with its definition (one step = one batch of mini-batches)."""
 
 from dataclasses import replace
 from functools import partial
@@ -137,7 +137,7 @@ class TestBudget:
         assert not torch.equal(partial.parameters, whole.parameters)
 
     def test_nothing_finished_changes_nothing(self) -> None:
-        """Not even by weight decay or momentum: a step that was not begun is not taken."""
+        """A step without a finished mini-batch is not taken, not even by weight decay or momentum."""
         velocity = torch.ones(18)
         instructions = replace(BASE, min_minibatches=0, budget_seconds=0.5, weight_decay=0.1, momentum=0.9)
         model, update = paced(instructions, velocity=velocity)
@@ -157,7 +157,7 @@ class TestBudget:
         assert update.samples == (target or 32)
 
     def test_the_two_parts_of_a_batch_are_the_batch(self) -> None:
-        """Without curvature (loss linear in the parameters) 12 + 20 samples give what 32 give."""
+        """Without curvature (loss linear in the parameters) 12 + 20 samples give the same result as 32."""
         linear_loss: dict[str, Any] = {"loss": lambda outputs, labels: (outputs * functional.one_hot(labels, 3)).sum()}
         whole, _ = run(BASE, **linear_loss)
         model = FlatModel(tiny.linear())

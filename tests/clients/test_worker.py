@@ -1,4 +1,4 @@
-"""The worker of a process: what it does with a message's content."""
+"""The worker of a process: requests and replies."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ BASE = TrainInstructions(rank=2, batch_size=16, minibatch_size=4)
 
 
 class Spy(TensorData):
-    """Notes which samples are used."""
+    """Records which samples are used."""
 
     def __init__(self) -> None:
         super().__init__(X, Y)
@@ -79,8 +79,8 @@ class TestSamples:
     @pytest.mark.parametrize(
         ("indices", "message"),
         [
-            ([0, 96], "the shard names sample 96; this worker's data has 96 samples"),
-            ([-1, 0], "the shard names sample -1; this worker's data has 96 samples"),
+            ([0, 96], "shard indices must lie in 0..95, the range of this worker's data; got 96"),
+            ([-1, 0], "shard indices must lie in 0..95, the range of this worker's data; got -1"),
             ([], "the shard must be a non-empty list"),
         ],
     )
@@ -181,7 +181,7 @@ def test_evaluate_on_its_own_shard() -> None:
 
 
 def test_arrays_of_another_model_are_refused() -> None:
-    with pytest.raises(ValueError, match="do not belong to this model"):
+    with pytest.raises(ValueError, match="received arrays must match the model"):
         worker().train(2, content(build=tiny.batch_norm))
 
 

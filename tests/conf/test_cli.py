@@ -10,7 +10,7 @@ from conf.schema import CHOICES
 
 
 class Recorder:
-    """Stands for the run: keeps what it was asked to do."""
+    """A fake run that records the configurations it is called with."""
 
     def __init__(self, statuses: tuple[int | None, ...] = (None,)) -> None:
         self.configs: list[Config] = []
@@ -85,7 +85,7 @@ class TestSweep:
 
     def test_nothing_starts_if_a_file_is_missing(self, run: Recorder, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(run, ["-m", "seed=0,1", "partitioner=file", "partitioner.path=p.npz"]) == 2
-        assert capsys.readouterr().err == "error: partitioner.path must be there; found no p.npz\n"
+        assert capsys.readouterr().err == "error: partitioner.path: no such file or directory: p.npz\n"
         assert run.configs == []
 
     @pytest.mark.parametrize("sweep", ["seed=interval(0,1)", "strategy=glob(*)"])
@@ -130,7 +130,7 @@ class TestResume:
 
     def test_folder_without_a_run(self, run: Recorder, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(run, [f"resume={tmp_path}"]) == 2
-        message = f"error: resume must be the folder of an earlier run; found no {tmp_path}/config.yaml\n"
+        message = f"error: resume: no such file or directory: {tmp_path}/config.yaml\n"
         assert capsys.readouterr().err == message
 
 
@@ -139,7 +139,7 @@ class TestErrors:
         ("arguments", "message"),
         [
             (["rounds=0"], "rounds must be at least 1; got 0"),
-            (["seed=0,1"], "seed must have one value; got 0,1 (a list is written [1,2]; a sweep needs --multirun)"),
+            (["seed=0,1"], "seed must have one value; got 0,1 (write a list as [1,2]; use --multirun for a sweep)"),
             (["--cfg", "hydra"], "argument --cfg/-c: invalid choice: 'hydra' (choose from "),
             (["--colour"], "unrecognized arguments: --colour (usage: "),
         ],

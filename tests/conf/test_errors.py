@@ -1,4 +1,4 @@
-"""Every way to be wrong gives one line that names the key, the value and what is allowed."""
+"""Every invalid configuration gives a one-line error with the key, the value and the allowed values."""
 
 import importlib
 
@@ -8,13 +8,13 @@ from conf import ConfigError, compose, preflight, recompose, to_yaml
 from conf.overrides import ROOT
 
 UNKNOWN = {
-    "strategy.c3=1": "strategy.c3 is no key; did you mean strategy.c2?",
-    "lerning_rate=1": "lerning_rate is no key; did you mean learning_rate?",
-    "c1=0.2": "c1 is no key; did you mean strategy.c1?",
-    "xyzzy=1": "xyzzy is no key; --help lists all keys",
-    "topology.p=0.3": "topology.p is no key of topology=g0_rotating; it belongs to topology=er",
-    "engine.name=ray": "engine.name is no key; choose with engine=ray|inline",
-    "hydra.run.dir=x": "hydra.run.dir is no key; did you mean run_dir?",
+    "strategy.c3=1": "unknown key strategy.c3; did you mean strategy.c2?",
+    "lerning_rate=1": "unknown key lerning_rate; did you mean learning_rate?",
+    "c1=0.2": "unknown key c1; did you mean strategy.c1?",
+    "xyzzy=1": "unknown key xyzzy; --help lists all keys",
+    "topology.p=0.3": "unknown key topology.p of topology=g0_rotating; it belongs to topology=er",
+    "engine.name=ray": "unknown key engine.name; select a choice with engine=ray|inline",
+    "hydra.run.dir=x": "unknown key hydra.run.dir; did you mean run_dir?",
     "strategy=foo": "strategy must be one of all_reduce, d_psgd, matcha, al_dsgd, fedbuff, over_selection; got foo",
     "engine=raay": "engine must be one of ray, inline; got raay (did you mean ray?)",
     "engine=null": "engine must be one of ray, inline; got null",
@@ -32,21 +32,21 @@ TYPES = {
     "task.train_limit=x": "task.train_limit must be an integer or null; got x",
     "task.download=3": "task.download must be true or false; got 3",
     "lr_milestones=[1,b]": "lr_milestones must be a list of integers; got [1,b]",
-    "fleet.jitter=3": "fleet.jitter must be set key by key, as in fleet.jitter.key=value; got 3",
-    "fleet.jitter={a:1}": "fleet.jitter must be set key by key, as in fleet.jitter.key=value; got {a:1}",
+    "fleet.jitter=3": "fleet.jitter must be set key by key, as fleet.jitter.key=value; got 3",
+    "fleet.jitter={a:1}": "fleet.jitter must be set key by key, as fleet.jitter.key=value; got {a:1}",
     "topology=edges topology.edges=3": "topology.edges must be a list of lists of integers; got 3",
     "partitioner.ratios=3": "partitioner.ratios must be one of equal, fleet, measured or a list of numbers; got 3",
     "partitioner.ratios=[1,a,1,1,1,1,1,1]": "partitioner.ratios must hold numbers; got a",
     "learning_rate=${nowhere}": "learning_rate: Interpolation key 'nowhere' not found",
 }
 GRAMMAR = {
-    "seed": "an override must read key=value, quoted where it has blanks or commas; got seed",
-    "seed='x": "an override must read key=value, quoted where it has blanks or commas; got seed='x",
-    "+foo=1": "an override must read key=value, for keys can neither be added nor removed; got +foo=1",
-    "~seed": "an override must read key=value, for keys can neither be added nor removed; got ~seed",
-    "engine@x=ray": "an override must read key=value, for keys can neither be added nor removed; got engine@x=ray",
-    "seed=0,1": "seed must have one value; got 0,1 (a list is written [1,2]; a sweep needs --multirun)",
-    "model=cnn,mlp": "model must have one value; got cnn,mlp (a list is written [1,2]; a sweep needs --multirun)",
+    "seed": "an override must have the form key=value, with spaces and commas quoted; got seed",
+    "seed='x": "an override must have the form key=value, with spaces and commas quoted; got seed='x",
+    "+foo=1": "an override must have the form key=value; keys cannot be added or removed; got +foo=1",
+    "~seed": "an override must have the form key=value; keys cannot be added or removed; got ~seed",
+    "engine@x=ray": "an override must have the form key=value; keys cannot be added or removed; got engine@x=ray",
+    "seed=0,1": "seed must have one value; got 0,1 (write a list as [1,2]; use --multirun for a sweep)",
+    "model=cnn,mlp": "model must have one value; got cnn,mlp (write a list as [1,2]; use --multirun for a sweep)",
 }
 RANGES = {
     "strategy.c1=7.0": "strategy.c1 must lie in [0, 1); got 7.0",
@@ -85,7 +85,7 @@ COMBINATIONS = {
         "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"
     ),
     "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
-    "resume=a run_dir=b": "run_dir must be left out with resume=a, where the run goes on; got b",
+    "resume=a run_dir=b": "run_dir must not be set with resume=a, the folder of the resumed run; got b",
 }
 CHOICES = {
     "topology=g0 workers=9": "topology=g0 needs workers=8; got 9 (try topology=ring)",
@@ -93,8 +93,8 @@ CHOICES = {
     "topology=regular workers=7": "topology.degree x workers must be even; got 3 x 7",
     "topology=edges topology.edges=[[0,8]]": "topology.edges must be pairs of different ranks in 0..7; got [0, 8]",
     "topology=edges topology.edges=[[1,1]]": "topology.edges must be pairs of different ranks in 0..7; got [1, 1]",
-    "topology=edges": "topology.edges must be given: pairs of ranks, such as [[0,1],[1,2]]",
-    "partitioner=file": "partitioner.path must be given: partition.npz of an earlier run",
+    "topology=edges": "topology.edges is required: pairs of ranks, such as [[0,1],[1,2]]",
+    "partitioner=file": "partitioner.path is required: partition.npz of an earlier run",
     "strategy=over_selection work.fold_late=true": (
         "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
     ),
@@ -123,7 +123,7 @@ def test_message_while_composing(overrides: str, message: str) -> None:
 @pytest.mark.parametrize(("overrides", "message"), items(RANGES, COMBINATIONS))
 def test_message_of_validation(overrides: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        recompose(DEFAULT, overrides.split())  # checks as compose does, but faster
+        recompose(DEFAULT, overrides.split())  # the same checks as compose, but faster
     assert str(caught.value) == message
 
 
@@ -135,12 +135,12 @@ class TestPreflight:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            (["resume=nowhere"], "resume must be there; found no nowhere"),
-            (["partitioner=file", "partitioner.path=p.npz"], "partitioner.path must be there; found no p.npz"),
-            (["fleet=trace", "fleet.path=t.csv"], "fleet.path must be there; found no t.csv"),
+            (["resume=nowhere"], "resume: no such file or directory: nowhere"),
+            (["partitioner=file", "partitioner.path=p.npz"], "partitioner.path: no such file or directory: p.npz"),
+            (["fleet=trace", "fleet.path=t.csv"], "fleet.path: no such file or directory: t.csv"),
             (
                 ["partitioner.features=model", "partitioner.model_path=nowhere"],
-                "partitioner.model_path must be there; found no nowhere",
+                "partitioner.model_path: no such file or directory: nowhere",
             ),
             (
                 ["topology=edges", "topology.edges=[[0,1],[2,3]]", "workers=4"],
@@ -158,7 +158,7 @@ class TestPreflight:
             (["fleet=trace", "fleet.path=/"], "fleet.path must be a file; got /"),
             (["partitioner=file", "partitioner.path=/"], "partitioner.path must be a file; got /"),
             (["resume=README.md"], "resume must be a folder; got README.md"),
-            (["task.root='~nobody-here/x'"], "task.root must lie in a home folder that there is; got ~nobody-here/x"),
+            (["task.root='~nobody-here/x'"], "task.root: no such home directory: ~nobody-here/x"),
         ],
     )
     def test_message(self, overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ EVERY_CHOICE = {f"{group}={choice}" for group, choices in CHOICES.items() for ch
 
 
 def covering() -> list[list[str]]:
-    """Return few sets of choices in which every choice occurs."""
+    """Return a few sets of choices that together contain every choice."""
     lists = [[f"{group}={choice}" for choice in choices] for group, choices in CHOICES.items()]
     return [[names[k % len(names)] for names in lists] for k in range(max(map(len, lists)))]
 
@@ -32,8 +32,8 @@ def covering() -> list[list[str]]:
 class TestCompose:
     def test_default_is_the_design(self) -> None:
         config = compose()
-        made = {group: getattr(config, group).name for group in CHOICES}
-        assert made == {
+        choices = {group: getattr(config, group).name for group in CHOICES}
+        assert choices == {
             "task": "digits",
             "model": "mlp",
             "partitioner": "submodular",
@@ -77,9 +77,9 @@ class TestCompose:
     @pytest.mark.parametrize("choices", covering())
     def test_every_choice_composes_and_survives_yaml(self, choices: list[str]) -> None:
         overrides = choices + [extra for choice in choices for extra in NEEDED.get(choice, [])]
-        made = dict(pair for override in overrides if (pair := override.split("="))[0] in CHOICES)
+        expected = dict(pair for override in overrides if (pair := override.split("="))[0] in CHOICES)
         config = compose(overrides)
-        assert {group: getattr(config, group).name for group in CHOICES} == made
+        assert {group: getattr(config, group).name for group in CHOICES} == expected
         assert all(value != "???" for value in _leaves(config))
         assert from_yaml(to_yaml(config)) == config
 
@@ -120,7 +120,9 @@ class TestParseOverrides:
 class TestHash:
     def test_ignores_where_and_how_a_run_is_kept(self) -> None:
         config = compose()
-        other = compose(["run_dir=x", "progress=none", "checkpoint_every=1", "task.root=y", "worker.warm=false"])
+        other = compose(
+            ["run_dir=x", "progress=none", "checkpoint_every=1", "task.root=y", "deployment.persistent_workers=false"]
+        )
         assert config_hash(other) == config_hash(config)
         assert len(config_hash(config)) == 16
 
@@ -147,7 +149,7 @@ class TestRecompose:
         ("override", "message"),
         [
             ("strategy=d_psgd", "strategy must stay matcha in a resumed run; got d_psgd"),
-            ("strategy.c1=0.3", "strategy.c1 is no key of strategy=matcha; it belongs to strategy=al_dsgd"),
+            ("strategy.c1=0.3", "unknown key strategy.c1 of strategy=matcha; it belongs to strategy=al_dsgd"),
             ("rounds=x", "rounds must be an integer; got x"),
             ("rounds=0", "rounds must be at least 1; got 0"),
             ("seed=7", "seed must stay 0 in a resumed run; got 7"),
@@ -173,11 +175,11 @@ class TestRecompose:
 class TestFromYaml:
     @pytest.mark.parametrize("text", ["", "a: [", "3", "strategy: 3", "strategy:\n  name: foo", "seed: 1"])
     def test_foreign_text(self, text: str) -> None:
-        with pytest.raises(ConfigError, match=r"^this is no configuration of a run: .+$"):
+        with pytest.raises(ConfigError, match=r"^config\.yaml is not a valid run configuration: .+$"):
             from_yaml(text)
 
-    def test_key_that_there_is_not(self) -> None:
-        with pytest.raises(ConfigError, match=r"^this is no configuration of a run: .*colour"):
+    def test_unknown_key(self) -> None:
+        with pytest.raises(ConfigError, match=r"^config\.yaml is not a valid run configuration: .*colour"):
             from_yaml(to_yaml(compose()) + "colour: red\n")
 
     def test_value_out_of_range(self) -> None:

@@ -1,4 +1,4 @@
-"""Tiny data in the layout of the .npz files, for every task that reads one."""
+"""Tiny .npz data sets for every task that reads one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def task_root(write: Callable[..., Path]) -> Callable[[str], Path]:
-    """Return a function that makes tiny data for a task and gives its root."""
+    """Return a function that writes tiny data for a task and returns its root."""
 
     def make(name: str) -> Path:
         return write(tiny_arrays(TASKS[name].shape or OWN_IMAGES), name)

@@ -1,4 +1,4 @@
-"""What holds for every row of the table of tasks."""
+"""Contract of every row in the table of tasks."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -9,7 +9,7 @@ from tasks import build_model, evaluate, load
 
 
 class Constant(nn.Module):
-    """Gives class 3 a logit of 2 and remembers how it was called."""
+    """Gives class 3 a logit of 2 and records its calls."""
 
     def __init__(self) -> None:
         super().__init__()

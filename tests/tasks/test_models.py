@@ -1,4 +1,4 @@
-"""What holds for every row of the table of models."""
+"""Contract of every row in the table of models."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The published data, where the environment variable ECHELON_DATA names a folder that holds it."""
+"""The published data; requires the environment variable ECHELON_DATA with its folder."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pictures of one run, one file per picture."""
+"""Figures of one run, one module per figure."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ from echelon.reports.run_folder import RunFolder
 
 
 def draw(run: RunFolder) -> dict[str, Figure]:
-    """Return the figures that a run's records are enough for, by file name.
+    """Return the figures that the data of a run allows, by file name.
 
-    ``accuracy_loss, timeline, consensus, graph`` need one finished round, ``partition`` a ``partition.json``.
+    ``accuracy_loss, timeline, consensus, graph`` require one finished round, ``partition`` requires ``partition.json``.
     """
     figures: dict[str, Figure] = {}
     if run.metrics:
@@ -32,6 +32,6 @@ def write(run: RunFolder) -> list[Path]:
     Parameters
     ----------
     run : RunFolder
-        Opened for reading; unfinished runs too.
+        Opened for reading; may be unfinished.
     """
     return [style.save(figure, run.figures / f"{name}.png") for name, figure in draw(run).items()]

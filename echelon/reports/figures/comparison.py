@@ -1,4 +1,4 @@
-"""Several groups of runs in one picture each: curves, times to a level, and what the workers' time went into."""
+"""Figures that compare groups of runs: curves, times to a level, and workers' activity."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from echelon.reports import series
 from echelon.reports.comparison import Comparison, Statistic
 from echelon.reports.figures import style, timeline
-from echelon.reports.groups import Group
 from echelon.reports.run_folder import Record
+from echelon.reports.run_groups import Group
 from echelon.reports.series import Array
 
 _ROW = 0.42
@@ -24,7 +24,7 @@ def draw(comparison: Comparison) -> dict[str, Figure]:
 
 
 def curves(groups: Sequence[Group]) -> Figure:
-    """Draw training loss and consensus accuracy against virtual seconds and rounds: means, and bands over the seeds."""
+    """Plot training loss and consensus accuracy over virtual seconds and rounds: means and ranges over seeds."""
     figure = style.figure(8.2, 6.6 + 0.17 * len(groups))
     grid = figure.subplots(2, 2, sharey="row", sharex="col")
     lowest: list[float] = []
@@ -32,9 +32,9 @@ def curves(groups: Sequence[Group]) -> Figure:
         look = style.line(number)
         for row, quantity, scale in ((0, "train_loss", 1.0), (1, "consensus_accuracy", 100.0)):
             for axes, x in zip(grid[row], ("virtual_seconds", "round"), strict=True):
-                found = over_seeds(group, x, quantity)
-                if found is not None:
-                    at, low, mean, high = found
+                course = over_seeds(group, x, quantity)
+                if course is not None:
+                    at, low, mean, high = course
                     _line(axes, at, scale * low, scale * mean, scale * high, look, group.label)
                     lowest += mean.tolist() if row == 0 else []
     style.dress(grid[0][0], y="Training loss (nats)")
@@ -48,30 +48,30 @@ def curves(groups: Sequence[Group]) -> Figure:
 
 
 def over_seeds(group: Group, x: str, y: str) -> tuple[Array, Array, Array, Array] | None:
-    """Return a quantity's course over a group's runs, interpolated where each of them has values.
+    """Return a quantity over the runs of a group, interpolated on their common range.
 
     Returns
     -------
     tuple of four (K,) arrays, or None
-        Places on the x axis, and there the lowest, mean and highest of the runs. None if the runs share no place.
+        Points on the x axis, and the minimum, mean and maximum of the runs there. None without a common range.
     """
-    held: list[tuple[Array, Array]] = []
+    samples: list[tuple[Array, Array]] = []
     for run in group.runs:
         records: list[Record] = [record for record in run.metrics if record.get(y) is not None]
-        held.append((series.scalars(records, x), series.scalars(records, y)))
-    if any(len(at) == 0 for at, _ in held):
+        samples.append((series.scalars(records, x), series.scalars(records, y)))
+    if any(len(at) == 0 for at, _ in samples):
         return None
-    start, end = max(at[0] for at, _ in held), min(at[-1] for at, _ in held)
+    start, end = max(at[0] for at, _ in samples), min(at[-1] for at, _ in samples)
     if start > end:
         return None
-    first = held[0][0]
-    places = np.unique([start, *first[(first >= start) & (first <= end)], end])
-    values = np.stack([np.interp(places, at, value) for at, value in held])
-    return places, values.min(axis=0), values.mean(axis=0), values.max(axis=0)
+    first = samples[0][0]
+    points = np.unique([start, *first[(first >= start) & (first <= end)], end])
+    values = np.stack([np.interp(points, at, value) for at, value in samples])
+    return points, values.min(axis=0), values.mean(axis=0), values.max(axis=0)
 
 
 def times(comparison: Comparison) -> Figure:
-    """Draw the time to every level: a bar for the mean, a dot per run, the speed-up against the baseline beside it."""
+    """Plot the time to each level: bars for means, dots for runs, with speed-ups over the baseline."""
     levels, groups = comparison.levels, comparison.groups
     figure = style.figure(8.2, 0.9 + (0.5 + _ROW * len(groups)) * len(levels))
     for axes, level in zip(figure.subplots(len(levels), 1, squeeze=False)[:, 0], levels, strict=True):
@@ -81,14 +81,14 @@ def times(comparison: Comparison) -> Figure:
             _time(axes, number, row[first], time.write(row[first]), ratio.write(row[first + 1]))
         axes.margins(x=0.2)
         axes.set_xlim(left=0)
-        title = f"Time to {level} (×: speed-up against {comparison.baseline.label})"
+        title = f"Time to {level} (×: speed-up over {comparison.baseline.label})"
         style.dress(axes, x=style.VIRTUAL_SECONDS, title=title)
         _rows(axes, groups)
     return figure
 
 
 def activity(groups: Sequence[Group]) -> Figure:
-    """Draw what the workers' time went into, as shares of all workers' time over all runs of a group."""
+    """Plot workers' activity as shares of the total time of all workers and runs of a group."""
     figure = style.figure(8.2, 1.4 + _ROW * len(groups))
     axes = figure.subplots()
     used: dict[str, Patch] = {}
@@ -116,8 +116,8 @@ def _time(axes: Axes, number: int, needed: Statistic, text: str, ratio: str) -> 
     axes.barh(number, needed.mean, height=0.6, color=style.SKY, edgecolor=style.BLACK, linewidth=0.6)
     runs = [value for value in needed.values if value is not None]
     axes.scatter(runs, [number] * len(runs), s=12, color=style.BLACK, zorder=3)
-    shown = "" if ratio == "–" else f"   {ratio} ×"
-    axes.text(max(runs), number, shown, va="center", fontsize=8)
+    label = "" if ratio == "–" else f"   {ratio} ×"
+    axes.text(max(runs), number, label, va="center", fontsize=8)
 
 
 def _line(axes: Axes, at: Array, low: Array, mean: Array, high: Array, look: dict[str, Any], label: str) -> None:

@@ -1,4 +1,4 @@
-"""How far the workers' models are from their mean."""
+"""Distance of the workers' models from their mean."""
 
 from matplotlib.figure import Figure
 
@@ -8,7 +8,7 @@ from echelon.reports.run_folder import Record
 
 
 def draw(records: list[Record]) -> Figure:
-    """Draw the consensus distance and the drift of the mean model, against virtual seconds and rounds."""
+    """Plot the consensus distance and the drift of the mean model over virtual seconds and rounds."""
     figure = style.figure(8.2, 3.2)
     left, right = figure.subplots(1, 2, sharey=True)
     distance = series.scalars(records, "consensus_distance")

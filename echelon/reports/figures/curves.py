@@ -1,4 +1,4 @@
-"""Accuracy and loss against virtual seconds and rounds."""
+"""Accuracy and loss over virtual seconds and rounds."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,10 +13,10 @@ _AXES = (("virtual_seconds", style.VIRTUAL_SECONDS), ("round", "Round"))
 
 
 def draw(records: list[Record]) -> Figure:
-    """Draw accuracy over loss, against virtual seconds on the left and rounds on the right.
+    """Plot accuracy (top) and loss (bottom) over virtual seconds (left) and rounds (right).
 
-    Each has the consensus model, the mean of the workers' models, and a band from the worst to the best worker; the
-    loss also has the training loss of every round.
+    Each panel shows the consensus model, the mean of the workers' models, and the range from worst to best worker; the
+    loss panels also show the training loss of every round.
     """
     evaluated = series.evaluated(records)
     figure = style.figure(8.2, 6.2 if evaluated else 3.4)
@@ -51,10 +51,10 @@ def _models(axes: Axes, key: str, evaluated: list[Record], quantity: str, scale:
 
 
 def _spread(values: Array) -> tuple[Array, Array, Array]:
-    """Return the lowest, mean and highest of each row, without the NaNs; NaN where nothing else is."""
-    held = np.ma.masked_invalid(values)
+    """Return minimum, mean and maximum of each row, ignoring NaN; NaN for rows without a value."""
+    valid = np.ma.masked_invalid(values)
     return (
-        held.min(axis=1).filled(np.nan),
-        held.mean(axis=1).filled(np.nan),
-        held.max(axis=1).filled(np.nan),
+        valid.min(axis=1).filled(np.nan),
+        valid.mean(axis=1).filled(np.nan),
+        valid.max(axis=1).filled(np.nan),
     )

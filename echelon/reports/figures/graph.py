@@ -1,4 +1,4 @@
-"""With whom: the communication graph, its rounds and its leaders."""
+"""The communication graph, its rounds and its leaders."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def edges_of(record: Record) -> Edges:
 
 
 def draw(records: list[Record]) -> Figure:
-    """Draw the first different graphs with their leaders, and over the whole run how often edges were active.
+    """Draw the first distinct graphs with their leaders, and the activity of edges over the whole run.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def draw(records: list[Record]) -> Figure:
         more = f" and {times[edges] - 1} more" if times[edges] > 1 else ""
         _round(axes, edges, record, place, f"Round {record['round']}{more}")
     _whole_run(panels[-1], records, place)
-    text = "all rounds: the darker an edge, the more often it was active"
+    text = "all rounds: darker edges were active more often"
     if any(record.get("leaders_best") for record in records):
-        text = f"filled: leads by its loss (arrows to its followers)     thick ring: leads by its degree     {text}"
+        text = f"filled: leader by loss (arrows to its followers)     thick ring: leader by degree     {text}"
     figure.supxlabel(text, fontsize=8)
     return figure
 

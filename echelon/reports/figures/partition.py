@@ -1,4 +1,4 @@
-"""What data each worker holds."""
+"""Distribution of the data over the workers."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,12 +12,12 @@ _NUMBERED_CELLS = 200
 
 
 def draw(partition: Record) -> Figure:
-    """Draw the shards' composition (samples per worker and class) beside their sizes.
+    """Plot the composition of the shards (samples per worker and class) and their sizes.
 
     Parameters
     ----------
     partition : dict
-        As in ``partition.json``: ``sizes`` by rank and, where labels are known, ``class_counts`` by rank and class.
+        As in ``partition.json``: ``sizes`` by rank and, if labels are known, ``class_counts`` by rank and class.
     """
     sizes = np.array(partition["sizes"], dtype=np.float64)
     counts = partition.get("class_counts")

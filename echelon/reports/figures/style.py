@@ -1,4 +1,4 @@
-"""One look for all figures: legible in grey print and to colour-blind readers."""
+"""Common style of all figures, legible in greyscale and for colour-blind readers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito 2008, "Color universal design", in an order that also separates in grey.
+# Okabe & Ito 2008, "Color universal design", in an order that also works in greyscale.
 BLACK, BLUE, ORANGE, GREEN = "#000000", "#0072B2", "#E69F00", "#009E73"
 VERMILLION, SKY, PURPLE, YELLOW = "#D55E00", "#56B4E9", "#CC79A7", "#F0E442"
 GREY = "#DDDDDD"
@@ -26,12 +26,12 @@ _DPI = 160
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches that is drawn without any global state."""
+    """Return an empty figure of the given size in inches, without global pyplot state."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def dress(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
-    """Label axes (quantity and unit), with a light grid behind and no frame on the right and on top."""
+    """Label axes (quantity and unit), add a light grid and remove the top and right spines."""
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
@@ -42,25 +42,25 @@ def dress(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
 
 
 def mark_ranks(axes: Axes, workers: int) -> None:
-    """Make the y axis one line per worker, rank 0 on top; of many workers mark every fourth."""
+    """Use one row per worker on the y axis, rank 0 on top; label every fourth of more than 24 workers."""
     axes.set_yticks(range(0, workers, 1 if workers <= 24 else 4))
     axes.set_ylim(workers - 0.5, -0.5)
 
 
 def rows_height(workers: int) -> float:
-    """Return how many inches the lines of so many workers need."""
+    """Return the height in inches of the rows of `workers` workers."""
     return (0.28 if workers <= 24 else 0.12) * workers
 
 
 def log_if_wide(axes: Axes, values: Sequence[float]) -> None:
-    """Make the y axis logarithmic where positive values span more than a factor of 20."""
-    found = [value for value in values if value == value]
-    if found and min(found) > 0 and max(found) > 20 * min(found):
+    """Make the y axis logarithmic if all values are positive and span more than a factor of 20."""
+    known = [value for value in values if value == value]
+    if known and min(known) > 0 and max(known) > 20 * min(known):
         axes.set_yscale("log")
 
 
 def line(number: int) -> dict[str, object]:
-    """Return colour, line style and marker of the so-manieth of several lines."""
+    """Return colour, line style and marker of line `number`."""
     return {
         "color": COLOURS[number % len(COLOURS)],
         "linestyle": LINES[number % len(LINES)],
@@ -69,6 +69,6 @@ def line(number: int) -> dict[str, object]:
 
 
 def save(drawn: Figure, path: Path) -> Path:
-    """Write a figure as PNG, or as what the name's ending says."""
+    """Write a figure in the format of the file extension."""
     drawn.savefig(path, dpi=_DPI, facecolor="white")
     return path

@@ -1,4 +1,4 @@
-"""Who computes, talks and waits when: the last rounds as a Gantt chart, the whole run as shares."""
+"""Workers' activity: the last rounds as a Gantt chart, the whole run as shares."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from echelon.reports.run_folder import Record
 from echelon.reports.series import Array
 
 _LAST_ROUNDS = 8
-# Hatches keep the kinds apart where colours do not.
+# Hatches distinguish the kinds without colour.
 LOOK: dict[str, dict[str, Any]] = {
     "compute": {"facecolor": style.BLUE},
     "dropped mini-batch": {"facecolor": "white", "edgecolor": style.VERMILLION, "hatch": "xxxx"},
@@ -25,13 +25,13 @@ LOOK: dict[str, dict[str, Any]] = {
 
 
 def spans(records: list[Record]) -> dict[str, Array]:
-    """Return how long each worker spent on what in each round.
+    """Return the time of each worker by activity and round.
 
     Returns
     -------
     dict of str to (T, N) arrays, seconds
-        ``compute``, ``dropped mini-batch`` (begun and thrown away when the budget ended), ``communication``, ``idle``
-        (the rest of the round), ``not present`` (a whole round). They sum to the length of the round.
+        ``compute``, ``dropped mini-batch`` (discarded at the end of the budget), ``communication``, ``idle``
+        (the rest of the round), ``not present`` (the whole round). They sum to the length of the round.
     """
     workers = series.worker_count(records)
     length = np.repeat(series.round_seconds(records)[:, None], workers, axis=1)
@@ -40,47 +40,52 @@ def spans(records: list[Record]) -> dict[str, Array]:
     )
     missing = np.isnan(compute)
     compute, dropped, communication = (np.nan_to_num(value) for value in (compute, dropped, communication))
-    # A budget may end later than the round, in which nobody needed all of it.
+    # A budget may exceed the round if no worker used all of it.
     free = np.clip(length - compute - communication, 0, None)
     dropped = np.minimum(dropped, free)
-    found = {"compute": compute, "dropped mini-batch": dropped, "communication": communication, "idle": free - dropped}
-    return {kind: np.where(missing, 0, value) for kind, value in found.items()} | {
+    activities = {
+        "compute": compute,
+        "dropped mini-batch": dropped,
+        "communication": communication,
+        "idle": free - dropped,
+    }
+    return {kind: np.where(missing, 0, value) for kind, value in activities.items()} | {
         "not present": np.where(missing, length, 0)
     }
 
 
 def draw(records: list[Record]) -> Figure:
-    """Draw the last rounds as bars in virtual time, and what every worker's time went into over the run."""
-    held = spans(records)
-    workers = held["compute"].shape[1]
+    """Plot the last rounds as bars in virtual time, and the shares of each worker's time over the run."""
+    widths = spans(records)
+    workers = widths["compute"].shape[1]
     figure = style.figure(8.2, 1.9 + style.rows_height(workers))
     gantt, shares = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
-    _gantt(gantt, held, series.scalars(records, "virtual_seconds"), series.round_seconds(records))
-    sums = {kind: value.sum(axis=0, keepdims=True) for kind, value in held.items()}
+    _gantt(gantt, widths, series.scalars(records, "virtual_seconds"), series.round_seconds(records))
+    sums = {kind: value.sum(axis=0, keepdims=True) for kind, value in widths.items()}
     total = np.maximum(np.sum(list(sums.values()), axis=0), 1e-12)
     _bars(shares, np.zeros(1), {kind: 100 * value / total for kind, value in sums.items()})
     shares.set_xlim(0, 100)
     style.dress(shares, x="Share of the whole run (%)", title="All rounds")
     style.mark_ranks(gantt, workers)
-    used = [Patch(label=kind, linewidth=0.3, **look) for kind, look in LOOK.items() if held[kind].any()]
+    used = [Patch(label=kind, linewidth=0.3, **look) for kind, look in LOOK.items() if widths[kind].any()]
     figure.legend(
         handles=used, loc="outside lower center", ncols=len(used), fontsize=8, handlelength=2.5, handleheight=1.2
     )
     return figure
 
 
-def _gantt(axes: Axes, held: dict[str, Array], ends: Array, lengths: Array) -> None:
+def _gantt(axes: Axes, widths: dict[str, Array], ends: Array, lengths: Array) -> None:
     starts = (ends - lengths)[-_LAST_ROUNDS:]
-    _bars(axes, starts, {kind: value[-_LAST_ROUNDS:] for kind, value in held.items()})
+    _bars(axes, starts, {kind: value[-_LAST_ROUNDS:] for kind, value in widths.items()})
     axes.vlines(starts, 0, 1, transform=axes.get_xaxis_transform(), colors=style.BLACK, linewidths=0.6, zorder=3)
     axes.set_xlim(starts[0], ends[-1])
     style.dress(axes, x=style.VIRTUAL_SECONDS, y="Worker (rank)", title=f"Last {len(starts)} of {len(ends)} rounds")
 
 
-def _bars(axes: Axes, starts: Array, held: dict[str, Array]) -> None:
-    """Draw one bar per round (beginning at its start) and rank, of the kinds' (T, N) widths one after the other."""
-    left = np.repeat(starts[:, None], held["compute"].shape[1], axis=1)
-    for kind, width in held.items():
+def _bars(axes: Axes, starts: Array, widths: dict[str, Array]) -> None:
+    """Draw one stacked bar per round and rank, from the start of the round, with (T, N) widths by kind."""
+    left = np.repeat(starts[:, None], widths["compute"].shape[1], axis=1)
+    for kind, width in widths.items():
         t, rank = np.nonzero(width)
         low, high = left[t, rank], left[t, rank] + width[t, rank]
         x, y = np.stack([low, high, high, low], axis=1), rank[:, None] + np.array([-0.38, -0.38, 0.38, 0.38])

@@ -1,4 +1,4 @@
-"""What a run shows on the terminal: a live view, one plain line per round, or nothing."""
+"""Terminal output of a run: a live view, one plain line per round, or nothing."""
 
 from typing import Literal
 
@@ -19,14 +19,14 @@ def make(kind: Kind, console: Console | None = None) -> Progress:
     Parameters
     ----------
     kind : {"auto", "live", "plain", "none"}
-        ``auto`` is ``live`` on a terminal and ``plain`` elsewhere.
+        ``auto`` selects ``live`` on a terminal and ``plain`` otherwise.
     console : rich.console.Console, optional
-        Where to write; the one of `echelon.reports.capture.to_log` while output is being caught.
+        Output console; that of `echelon.reports.capture.to_log` while output is captured.
 
     Raises
     ------
     ValueError
-        If there is no such kind.
+        If the kind is unknown.
     """
     console = console or Console()
     if kind == "auto":

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on."""
+"""Interface of progress views."""
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -9,7 +9,7 @@ Advance = Callable[[int, int], None]
 
 
 class Progress(Protocol):
-    """A context manager around a whole run; calls come in the order below, stages also between rounds."""
+    """A context manager around a whole run; methods are called in the order below, stages also between rounds."""
 
     def __enter__(self) -> Self: ...
 
@@ -18,13 +18,13 @@ class Progress(Protocol):
     ) -> None: ...
 
     def stage(self, description: str) -> AbstractContextManager[Advance]:
-        """Show a preparation while the body runs; the body may call ``advance(done, total)`` to show how far it is."""
+        """Show a stage while the body runs; the body may report progress with ``advance(done, total)``."""
 
     def start(self, total_rounds: int, workers: int) -> None:
-        """Say that the rounds begin."""
+        """Begin the rounds."""
 
     def round(self, record: Mapping[str, Any]) -> None:
         """Show a finished round: a record as in ``metrics.jsonl``."""
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Show the run's result: a mapping as in ``summary.json``."""
+        """Show the result of the run: a mapping as in ``summary.json``."""

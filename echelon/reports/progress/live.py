@@ -1,4 +1,4 @@
-"""Progress on a terminal: a view that is redrawn in place, once a second."""
+"""Progress on a terminal: a view that is redrawn in place once a second."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -17,23 +17,23 @@ from echelon.reports.progress.interface import Advance
 from echelon.reports.progress.plain import summary_table
 from echelon.reports.progress.workers import worker_lines
 
-# With 64 workers a redraw takes 10 CPU-ms: more often would cost a run more than one per cent.
+# A redraw with 64 workers takes 10 CPU-ms; a higher rate would cost more than one per cent.
 _REDRAWS_PER_SECOND = 1
 _SPARK = "▁▂▃▄▅▆▇█"
 
 
 class Live:
-    """Stages as spinners; rounds as a head of totals over one line per worker.
+    """Stages as spinners; rounds as totals above one line per worker.
 
     Parameters
     ----------
     console : rich.console.Console
-        A terminal. Nothing else may write to it meanwhile: see `echelon.reports.capture.to_log`.
+        A terminal. No other output may go to it meanwhile: see `echelon.reports.capture.to_log`.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        # Output of others is left alone (it goes to the log): redirecting it here would bring it back to the terminal.
+        # Other output goes to the log; redirecting it here would show it on the terminal.
         self._live = live.Live(
             self, console=console, refresh_per_second=_REDRAWS_PER_SECOND, redirect_stdout=False, redirect_stderr=False
         )
@@ -63,7 +63,7 @@ class Live:
 
     @contextmanager
     def stage(self, description: str) -> Iterator[Advance]:
-        """Show a spinner, and a bar once the body has said how far it is; leave one line behind."""
+        """Show a spinner, and a bar once the body reports progress; finally print one line."""
         start = time.monotonic()
         task = self._stages.add_task(description, total=None)
         self._live.refresh()
@@ -73,18 +73,18 @@ class Live:
             mark = "[green]✓[/]"
         finally:
             self._stages.remove_task(task)
-            if not self._losses:  # preparations are no part of what a round takes
+            if not self._losses:  # exclude preparation from the time per round
                 self._began = time.monotonic()
             self._console.print(f"{mark} {description} [dim]{time.monotonic() - start:.1f} s[/]", highlight=False)
 
     def start(self, total_rounds: int, workers: int) -> None:
-        """Show the head with no round finished yet."""
+        """Show the totals before the first round."""
         self._total_rounds, self._workers = total_rounds, workers
         self._began = time.monotonic()
         self._live.refresh()
 
     def round(self, record: Mapping[str, Any]) -> None:
-        """Take the record over for the next redraw."""
+        """Store the record for the next redraw."""
         self._losses.append(record.get("train_loss"))
         if record.get("consensus_accuracy") is not None:
             self._evaluated = record
@@ -92,12 +92,12 @@ class Live:
         self._record = record
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Leave the last round's view as it is, and print the summary table below it."""
+        """Keep the view of the last round and print the summary table below it."""
         self._live.stop()
         self._console.print(summary_table(summary))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw what is known at this moment."""
+        """Render the current state."""
         if self._stages.tasks:
             yield self._stages.get_renderable()
         if self._total_rounds and (self._record is not None or not self._stages.tasks):
@@ -142,11 +142,11 @@ class Live:
 
 
 def _spark(values: list[float | None], width: int) -> str:
-    """Return the values' course as a line of at most so many characters."""
-    found = [value for value in values if value is not None]
-    if len(found) < 2:
+    """Return a sparkline of the values of at most `width` characters."""
+    known = [value for value in values if value is not None]
+    if len(known) < 2:
         return ""
-    if len(found) > width:
-        found = [found[round(k * (len(found) - 1) / (width - 1))] for k in range(width)]
-    low, span = min(found), max(found) - min(found)
-    return "".join(_SPARK[round((value - low) / span * 7) if span else 0] for value in found)
+    if len(known) > width:
+        known = [known[round(k * (len(known) - 1) / (width - 1))] for k in range(width)]
+    low, span = min(known), max(known) - min(known)
+    return "".join(_SPARK[round((value - low) / span * 7) if span else 0] for value in known)

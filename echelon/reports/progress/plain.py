@@ -1,4 +1,4 @@
-"""Progress for logs and pipes: one line per stage and per round, or nothing at all."""
+"""Progress for logs and pipes: one line per stage and round, or no output."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -45,7 +45,7 @@ class Plain(Silent):
     Parameters
     ----------
     console : rich.console.Console
-        Where to write.
+        Output console.
     """
 
     def __init__(self, console: Console) -> None:
@@ -55,7 +55,7 @@ class Plain(Silent):
 
     @contextmanager
     def stage(self, description: str) -> Iterator[Advance]:
-        """Name the stage when it begins, and its seconds when it ends."""
+        """Print a line at the start of the stage, and its duration at the end."""
         self._print(f"{description} ...")
         start = time.monotonic()
         outcome = "failed"
@@ -66,7 +66,7 @@ class Plain(Silent):
             self._print(f"{description}: {outcome} after {time.monotonic() - start:.1f} s")
 
     def start(self, total_rounds: int, workers: int) -> None:
-        """Remember the totals that the lines show."""
+        """Store the totals."""
         self._total_rounds, self._workers = total_rounds, workers
 
     def round(self, record: Mapping[str, Any]) -> None:
@@ -82,7 +82,7 @@ class Plain(Silent):
 
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
-    """Return a run's result as a table of one line per quantity."""
+    """Return the result of a run as a table with one row per quantity."""
     table = Table(show_header=False)
     for name, value in text.summary_rows(summary):
         table.add_row(name, value)

@@ -1,4 +1,4 @@
-"""The live view's lines for the workers, and one line for those that do not fit."""
+"""The worker lines of the live view, with a summary of those that do not fit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,18 +13,18 @@ _STATE_MARKS = {"present": "●", "absent": "○", "rejected": "✗"}
 
 
 def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int) -> Iterator[Text]:
-    """Yield a head, one line for each of at most so many workers, and if there are more, a line that sums them up.
+    """Yield a header, one line per worker that fits, and a summary line for the others.
 
-    The columns are of fixed width: measuring them for a table at every redraw costs more than all else of reporting.
+    Columns have a fixed width, because measuring them at every redraw would dominate the cost of reporting.
 
     Parameters
     ----------
     record : mapping
         The round, as in ``metrics.jsonl``.
     workers : int
-        How many there are.
+        Number of workers.
     lines : int
-        Lines of the terminal that may be used.
+        Available lines of the terminal.
     width : int
         Columns of the terminal.
     """
@@ -47,11 +47,11 @@ def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int
     if shown < workers:
         yield _others(record, range(shown, workers))
     if marks:
-        yield _line("★ leads by its loss, ◆ by its degree (followers)", style="dim")
+        yield _line("★ leader by loss, ◆ leader by degree (number of followers)", style="dim")
 
 
 def state(record: Mapping[str, Any], rank: int) -> str:
-    """Return whether the worker's reply counted in this round: present, absent or rejected."""
+    """Return the state of a worker in this round: present, absent or rejected."""
     if rank in record.get("present", ()):
         return "present"
     return "absent" if _reason(record, rank) is None else "rejected"
@@ -87,7 +87,7 @@ def _state_text(record: Mapping[str, Any], rank: int) -> Text:
 
 
 def _others(record: Mapping[str, Any], ranks: range) -> Text:
-    """Return one line for workers without a line of their own; those that were not present are named."""
+    """Return a summary line of several workers that names those not present."""
     batches = [count for rank in ranks if (count := _at(record, "minibatches", rank)) is not None]
     missing = [rank for rank in ranks if state(record, rank) != "present"]
     line = f"… and {len(ranks)} more: "

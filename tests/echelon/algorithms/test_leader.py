@@ -14,7 +14,7 @@ OFF = {"c1": 0.0, "c2": 0.0, "p1": 0.0, "p2": 0.0}
 
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[nx.Graph, list[float], list[int], dict[str, float]]:
-    """A graph (possibly disconnected), losses with ties and unknowns, who is present, and valid weights."""
+    """A possibly disconnected graph, losses with ties and NaN, the present ranks, and valid weights."""
     n = draw(st.integers(1, 9))
     pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
     edges = draw(st.lists(st.sampled_from(pairs), unique=True)) if pairs else []
@@ -27,7 +27,7 @@ def rounds(draw: st.DrawFn) -> tuple[nx.Graph, list[float], list[int], dict[str,
 def literal(
     W: Matrix, graph: nx.Graph, losses: list[float], present: list[int], weights: dict[str, float], Y: Matrix
 ) -> Matrix:
-    """AL-DSGD worker by worker, as the definition reads."""
+    """AL-DSGD worker by worker, following the definition."""
     c1, c2, p1, p2 = (weights[key] for key in ("c1", "c2", "p1", "p2"))
     m = restrict(W, present) @ Y
     X = m.copy()
@@ -123,7 +123,7 @@ class TestOperator:
     def test_over_matcha_the_leaders_come_from_the_active_matchings(self) -> None:
         base, parts = topology.g0(), topology.matchings(topology.g0())
         plan = matcha.solve(parts, 8, 0.5)
-        on = matcha.active(plan, seed=0, round=1)
+        on = matcha.active(plan, seed=0, round_index=1)
         W, graph = matcha.mixing_matrix(plan, parts, on, 8), matcha.active_graph(parts, on, 8)
         losses = [8, 7, 6, 5, 4, 3, 2, 1]
         np.testing.assert_array_equal(operator(W, graph, losses, degree_graph=base, **OFF), W)

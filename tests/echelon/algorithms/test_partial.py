@@ -1,4 +1,4 @@
-"""Partial work, by hand and by property (He & Dube, arXiv 2211.00889; docs: non-blocking work)."""
+"""Partial work: hand-computed examples and properties (He & Dube, arXiv 2211.00889)."""
 
 from typing import get_args
 
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 
 def finished(tau: Floats, seconds: float, target: int = M) -> NDArray[np.int64]:
-    """M_i = max(1, min(M, floor(T / tau_i))), the counts that a virtual clock gives."""
+    """M_i = max(1, min(M, floor(T / tau_i))), the counts under a virtual clock."""
     return np.clip(np.floor(seconds / tau + 1e-9), 1, target).astype(np.int64)
 
 
@@ -140,7 +140,7 @@ class TestEstimators:
 
 
 class TestBias:
-    """Seeded Monte Carlo: workers with different gradients g_i finish random counts M_i, noise on every mini-batch."""
+    """Seeded Monte Carlo: workers with different noisy gradients g_i finish random counts M_i."""
 
     gradients = np.array([1.0, -2.0, 4.0, 3.0])
     draws = 3_000

@@ -88,8 +88,8 @@ class TestBuild:
         [
             ("rin", 4, {}, r"topology must be one of ring, torus, .*, edges; got 'rin'"),
             ("ring", 0, {}, r"workers must be at least 1; got 0"),
-            ("ring", 4, {"p": 0.3}, r"topology.p is no parameter of ring \(its parameters: none\); got 0.3"),
-            ("er", 4, {"radius": 0.3}, r"topology.radius is no parameter of er \(its parameters: p\); got 0.3"),
+            ("ring", 4, {"p": 0.3}, r"unknown parameter topology.p of ring \(its parameters: none\); got 0.3"),
+            ("er", 4, {"radius": 0.3}, r"unknown parameter topology.radius of er \(its parameters: p\); got 0.3"),
             ("er", 4, {"p": 1.5}, r"topology.p must lie in \[0, 1\]; got 1.5"),
             (
                 "er",

@@ -1,4 +1,4 @@
-"""A SuperLink and SuperNodes as processes on this machine: what goes wrong there, and that the run goes on."""
+"""Faults in a deployment on this machine, and how the run continues."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def start(deployment: Loopback, *names: str) -> None:
 
 
 def is_back(deployment: Loopback, name: str, metrics: Path) -> bool:
-    """Say whether a killed node takes part again; it is refused until the SuperLink knows that it was gone."""
+    """Return whether a killed node participates again; the SuperLink refuses it until it has noticed the failure."""
     if not deployment.is_running(name):
         start(deployment, name)
     return bool(lines(metrics)[-1]["present"] == list(range(len(NODES))))
@@ -45,7 +45,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 
 def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None:
-    """An exception, NaN, a wrong shape, a worker that hangs (``faulty_client.py``); trainers end with their nodes."""
+    """An exception, NaN, a wrong shape, a hanging worker (``faulty_client.py``); trainers exit with their nodes."""
     out = folder / "rounds.jsonl"
     with Loopback(folder, Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
@@ -115,7 +115,7 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
 
 
 def processes(mark: str, command: str = "") -> list[int]:
-    """Return the processes of a deployment (their Flower home lies in its folder) that run a command."""
+    """Return the processes of a deployment (identified by their Flower home) that run a command."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

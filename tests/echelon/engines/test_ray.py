@@ -1,4 +1,4 @@
-"""Flower's simulation engine: against the in-process one, and when something in it breaks."""
+"""Flower's simulation engine: equivalence to the in-process engine, and failures."""
 
 import json
 import signal
@@ -86,7 +86,7 @@ def test_ray_agrees_with_inline(tmp_path: Path, family: Family) -> None:
 
 
 def test_the_apps_run_under_flwr_run(tmp_path: Path, family: Family) -> None:
-    """The README's command; overrides choose what is trained, and the run folder is the same."""
+    """The command of the README; overrides select the training, and the run folder is the same."""
     overrides = f"strategy=d_psgd topology=ring workers=4 rounds=2 partitioner=iid run_dir={tmp_path / 'run'}"
     settings = ["--run-config", f'overrides="{overrides}"', "--federation-config"]
     size = "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2"
@@ -96,7 +96,7 @@ def test_the_apps_run_under_flwr_run(tmp_path: Path, family: Family) -> None:
 
 
 def test_a_process_of_workers_that_dies_costs_them_a_round(tmp_path: Path, family: Family) -> None:
-    """It dies over worker 1's first train message; the engine starts another one in its place."""
+    """The process dies on the first train message of worker 1; the engine restarts it."""
     done = family.run(sys.executable, "-c", DYING, str(tmp_path / "died"))
     assert done.returncode == 0, done.stderr
     rounds = [line for line in done.stdout.splitlines() if line.startswith("ROUND")]

@@ -1,4 +1,4 @@
-"""An app of the trainer processes in these tests: says who it is, how often it was asked, and fails as it is told."""
+"""An app for the trainer processes of these tests: reports its pid and number of calls, and fails on request."""
 
 import os
 import signal
@@ -20,11 +20,11 @@ def _answer(message_type: str, content: RecordDict, context: Context) -> RecordD
         os.kill(os.getpid(), signal.SIGKILL)
     if wish == "sleep":
         time.sleep(600)
-    said = RecordDict({"metrics": MetricRecord({"pid": os.getpid(), "calls": next(_calls)})})
-    said["said"] = ConfigRecord({"type": message_type, "rank": context.node_config["rank"]})
+    reply = RecordDict({"metrics": MetricRecord({"pid": os.getpid(), "calls": next(_calls)})})
+    reply["request"] = ConfigRecord({"type": message_type, "rank": context.node_config["rank"]})
     for name, record in content.array_records.items():
-        said[name] = record
-    return said
+        reply[name] = record
+    return reply
 
 
-app = WorkerApp(_answer, warm="persistent_app:app")
+app = WorkerApp(_answer, persistent="persistent_app:app")

@@ -40,7 +40,7 @@ class TestKey:
         with pytest.raises(channel.ChannelError, match="a client does not know the key"):
             channel.admit(trainer, KEY)
         trainer.close()
-        with pytest.raises(channel.ChannelError, match="the other side has gone"):
+        with pytest.raises(channel.ChannelError, match="the connection was closed"):
             introduced.result()
 
     def test_trainer_does_not_know_it(self, ends: tuple[socket.socket, socket.socket]) -> None:
@@ -77,20 +77,20 @@ class TestFrames:
             channel.receive_answer(ends[0])
 
     @pytest.mark.parametrize("length", [(1 << 16) + 1, 1 << 31, (1 << 64) - 1])
-    def test_too_long_is_refused_before_memory_is_taken(
+    def test_too_long_a_frame_is_rejected_before_memory_is_allocated(
         self, ends: tuple[socket.socket, socket.socket], length: int
     ) -> None:
         ends[1].sendall(struct.pack("!Q", length))
-        with pytest.raises(channel.ChannelError, match=f"a frame of {length} bytes is refused"):
+        with pytest.raises(channel.ChannelError, match=f"a frame must have at most .* bytes; got {length}"):
             channel.receive_answer(ends[0])
 
-    def test_the_other_side_goes_in_the_middle(self, ends: tuple[socket.socket, socket.socket]) -> None:
+    def test_peer_closes_within_a_frame(self, ends: tuple[socket.socket, socket.socket]) -> None:
         ends[1].sendall(struct.pack("!Q", 6) + b"answ")
         ends[1].close()
-        with pytest.raises(channel.ChannelError, match="the other side has gone"):
+        with pytest.raises(channel.ChannelError, match="the connection was closed"):
             channel.receive_answer(ends[0])
 
-    def test_the_other_side_is_silent(self, ends: tuple[socket.socket, socket.socket]) -> None:
+    def test_peer_does_not_answer(self, ends: tuple[socket.socket, socket.socket]) -> None:
         ends[0].settimeout(0.01)
         with pytest.raises(TimeoutError):
             channel.receive_answer(ends[0])

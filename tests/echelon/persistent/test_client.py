@@ -13,8 +13,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from clients import WorkerApp
-from echelon.persistent import client as warm
-from echelon.persistent import processes as warm_process
+from echelon.persistent import client, processes
 from echelon.persistent.channel import ChannelError, Request, WorkerFailedError, send_request
 from echelon.persistent.client import TrainerLostError, ask
 from echelon.protocol.messages import as_ndarray
@@ -24,14 +23,14 @@ RUN = 7
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that stands for the SuperNode; what was started for it ends with it."""
-    folder = Path(tempfile.mkdtemp(prefix="warm"))  # short: a socket's path has 108 characters at most
+    """A process in place of the SuperNode; the trainer that a test starts for it is killed afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="echelon"))  # short: a socket's path has 108 characters at most
     process = subprocess.Popen(["sleep", "600"])
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(os, "getppid", lambda: process.pid)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     yield process
-    recorded = warm.Trainer.on_record(warm_process.private_folder(process.pid))
+    recorded = client.Trainer.on_record(processes.private_folder(process.pid))
     if recorded is not None:
         recorded.end()
     process.kill()
@@ -46,20 +45,20 @@ def request(wish: str = "", run_id: int = RUN, arrays: ArrayRecord | None = None
     return Request("train", content, Context(run_id, 1, {"rank": 2}, RecordDict(), {}))
 
 
-def told(content: RecordDict) -> tuple[int, int]:
+def pid_and_calls(content: RecordDict) -> tuple[int, int]:
     metrics = content.metric_records["metrics"]
     return int(metrics["pid"]), int(metrics["calls"])  # type: ignore[arg-type]
 
 
-def on_record(node: subprocess.Popen[bytes]) -> warm.Trainer:
-    trainer = warm.Trainer.on_record(warm_process.private_folder(node.pid))
+def on_record(node: subprocess.Popen[bytes]) -> client.Trainer:
+    trainer = client.Trainer.on_record(processes.private_folder(node.pid))
     assert trainer is not None
     return trainer
 
 
 def wait_until_gone(pid: int) -> None:
     began = time.monotonic()
-    while warm_process.birth(pid) is not None:
+    while processes.birth(pid) is not None:
         assert time.monotonic() - began < 20
         time.sleep(0.05)
 
@@ -71,41 +70,41 @@ def test_stays_for_a_run(node: subprocess.Popen[bytes]) -> None:
     arrays = ArrayRecord({"w": Array(np.arange(6, dtype=np.float32).reshape(2, 3))})
     first = ask("persistent_app:app", request(arrays=arrays))
     assert as_ndarray(first.array_records["arrays"]["w"]).tolist() == [[0, 1, 2], [3, 4, 5]]
-    assert dict(first.config_records["said"]) == {"type": "train", "rank": 2}
-    pid, calls = told(first)
+    assert dict(first.config_records["request"]) == {"type": "train", "rank": 2}
+    pid, calls = pid_and_calls(first)
     assert (pid, calls) == (on_record(node).pid, 1)
     assert pid != earlier.pid
     wait_until_gone(earlier.pid)
     with pytest.raises(WorkerFailedError, match="ValueError: no such sample"):
         ask("persistent_app:app", request("raise"))
-    folder = warm_process.private_folder(node.pid)
+    folder = processes.private_folder(node.pid)
     assert oct((folder / "trainer.json").stat().st_mode & 0o777) == "0o600"
-    with pytest.raises(OSError, match=r"gone|reset"):
-        warm._connected(folder, "00" * 32, 5.0)
-    assert told(ask("persistent_app:app", request())) == (pid, 2)
+    with pytest.raises(OSError, match=r"closed|reset"):
+        client._connected(folder, "00" * 32, 5.0)
+    assert pid_and_calls(ask("persistent_app:app", request())) == (pid, 2)
 
 
 def test_dead_or_stuck_is_replaced(node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TrainerLostError, match=r"the other side has gone|reset"):
+    with pytest.raises(TrainerLostError, match=r"the connection was closed|reset"):
         ask("persistent_app:app", request("die"))
     died = on_record(node).pid
     wait_until_gone(died)
-    slow, calls = told(ask("persistent_app:app", request()))
-    assert (slow != died, calls) == (True, 1)
+    second, calls = pid_and_calls(ask("persistent_app:app", request()))
+    assert (second != died, calls) == (True, 1)
     with pytest.raises(TrainerLostError, match=r"did not answer within 0\.3 s"):
         ask("persistent_app:app", request("sleep"), 0.3)
-    wait_until_gone(slow)
-    stopped, _ = told(ask("persistent_app:app", request()))
-    os.kill(stopped, signal.SIGSTOP)  # as one that does not come back from a driver
-    monkeypatch.setattr(warm, "_GREETING_SECONDS", 0.5)
-    assert told(ask("persistent_app:app", request()))[1] == 1
+    wait_until_gone(second)
+    stopped, _ = pid_and_calls(ask("persistent_app:app", request()))
+    os.kill(stopped, signal.SIGSTOP)  # like a process that hangs in a driver
+    monkeypatch.setattr(client, "_GREETING_SECONDS", 0.5)
+    assert pid_and_calls(ask("persistent_app:app", request()))[1] == 1
     wait_until_gone(stopped)
 
 
 def test_ends_with_its_node_in_the_middle_of_work(node: subprocess.Popen[bytes]) -> None:
-    pid, _ = told(ask("persistent_app:app", request()))
-    folder = warm_process.private_folder(node.pid)
-    with warm._connected(folder, on_record(node).key, 10.0) as channel:
+    pid, _ = pid_and_calls(ask("persistent_app:app", request()))
+    folder = processes.private_folder(node.pid)
+    with client._connected(folder, on_record(node).key, 10.0) as channel:
         send_request(channel, request("sleep"))
         node.kill()
         node.wait()
@@ -116,7 +115,7 @@ def test_ends_with_its_node_in_the_middle_of_work(node: subprocess.Popen[bytes])
 def test_without_a_node_there_is_nothing_to_do(node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     node.kill()
     node.wait()
-    with pytest.raises(ChannelError, match="the SuperNode has ended"):
+    with pytest.raises(ChannelError, match="the SuperNode has exited"):
         ask("persistent_app:app", request())
 
 
@@ -127,39 +126,39 @@ class TestWorkerApp:
 
         for name, value in {"_run_id": RUN, "_task_id": 1, "_node_id": 1}.items():
             monkeypatch.setattr(TaskIdentity, name, value)
-        return Message(RecordDict({"config": ConfigRecord({"warm": True})}), dst_node_id=1, message_type="train")
+        return Message(RecordDict({"config": ConfigRecord({"persistent": True})}), dst_node_id=1, message_type="train")
 
     @pytest.fixture
-    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Request, float]]:
+    def requests(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Request, float]]:
         calls: list[tuple[str, Request, float]] = []
 
         def note(app: str, request: Request, seconds: float) -> RecordDict:
             calls.append((app, request, seconds))
             return RecordDict()
 
-        monkeypatch.setattr(warm, "ask", note)
+        monkeypatch.setattr(client, "ask", note)
         return calls
 
-    app = WorkerApp(lambda message_type, content, context: RecordDict(), warm="my_app:app")
+    app = WorkerApp(lambda message_type, content, context: RecordDict(), persistent="my_app:app")
     context = Context(RUN, 1, {"rank": 0}, RecordDict({"kept": ConfigRecord({"by": "node"})}), {"overrides": "seed=3"})
 
     def test_answers_in_this_process_in_a_simulation(
-        self, message: Message, asked: list[tuple[str, Request, float]]
+        self, message: Message, requests: list[tuple[str, Request, float]]
     ) -> None:
         self.app(message, self.context)
-        assert asked == []
+        assert requests == []
 
     def test_asks_the_trainer_on_a_real_device(
-        self, message: Message, asked: list[tuple[str, Request, float]], monkeypatch: pytest.MonkeyPatch
+        self, message: Message, requests: list[tuple[str, Request, float]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, warm._ENTRY, sys)
+        monkeypatch.setitem(sys.modules, client._ENTRY, sys)
         self.app(message, self.context)
         message.content.config_records["config"].update({"budget_seconds": 2.5, "timeout_seconds": 4.0})
         self.app(message, self.context)
-        message.content.config_records["config"]["warm"] = False
+        message.content.config_records["config"]["persistent"] = False
         self.app(message, self.context)
-        assert [(app, seconds) for app, _, seconds in asked] == [("my_app:app", float("inf")), ("my_app:app", 6.5)]
-        sent = asked[0][1]
+        assert [(app, seconds) for app, _, seconds in requests] == [("my_app:app", float("inf")), ("my_app:app", 6.5)]
+        sent = requests[0][1]
         assert (sent.message_type, sent.context.run_config, len(sent.context.state)) == (
             "train",
             {"overrides": "seed=3"},

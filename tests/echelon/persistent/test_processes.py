@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.persistent.processes import birth, end, private_folder
 
 
@@ -25,14 +25,14 @@ class TestBirth:
             process.kill()
         assert birth(process.pid) is None
 
-    def test_a_dead_process_that_nobody_has_waited_for_is_gone(self) -> None:
+    def test_a_zombie_process_counts_as_exited(self) -> None:
         with subprocess.Popen(["true"]) as process:
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
             assert birth(process.pid) is None
 
-    @pytest.mark.skipif(shutil.which("ps") is None, reason="there is no ps")
+    @pytest.mark.skipif(shutil.which("ps") is None, reason="ps is not available")
     def test_without_proc(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(warm_process, "_PROC", Path("/nowhere/self/stat"))
+        monkeypatch.setattr(processes, "_PROC", Path("/nowhere/self/stat"))
         born = birth(os.getpid())
         assert born is not None
         assert born.startswith(("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"))
@@ -69,7 +69,7 @@ class TestPrivateFolder:
     def test_an_open_folder_is_refused(self, base: Path) -> None:
         base.mkdir()
         base.chmod(0o755)
-        with pytest.raises(PermissionError, match="must be a folder that nobody but this user can enter"):
+        with pytest.raises(PermissionError, match="must be a folder that only this user can access"):
             private_folder(os.getpid())
 
     def test_a_link_is_refused(self, base: Path, tmp_path: Path) -> None:

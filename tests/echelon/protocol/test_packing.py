@@ -1,4 +1,4 @@
-"""All arrays of a message in one, and back; what was not packed so is refused."""
+"""Packing and unpacking the arrays of a message; malformed packed arrays are rejected."""
 
 import json
 from typing import Any
@@ -75,7 +75,7 @@ def test_other_bytes_are_refused(data: bytes) -> None:
 def test_arrays_beside_the_packed_ones_are_refused() -> None:
     content = pack(RecordDict({"arrays": ArrayRecord({"w": Array(np.zeros(2))})}))
     content["momentum"] = ArrayRecord({"w": Array(np.zeros(2))})
-    with pytest.raises(ValueError, match="must hold its arrays in one"):
+    with pytest.raises(ValueError, match="must have exactly one array"):
         unpack(content)
 
 

@@ -1,4 +1,4 @@
-"""Synthetic run folders: deterministic, shaped like real ones."""
+"""Deterministic synthetic run folders."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def config_yaml(strategy: str, work: str, seed: int, workers: int = 8, rounds: i
 
 
 def records(strategy: str, work: str, seed: int, workers: int = 8, rounds: int = 30) -> list[dict[str, Any]]:
-    """Records of a run with two slow workers; under non-blocking work everybody stops at 8 s."""
+    """Records of a run with two slow workers; under non-blocking work every worker stops at 8 s."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(len(strategy), len(work))))
     tau = np.ones(workers)
     tau[-2:] = (2.0, 4.0)[-workers:]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from echelon.reports import capture as noise
+from echelon.reports import capture
 
 
 def test_prints_children_and_loggers_go_to_the_log(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_prints_children_and_loggers_go_to_the_log(tmp_path: Path) -> None:
     handler.setFormatter(logging.Formatter("logged %(message)s"))
     logger.addHandler(handler)
     try:
-        with noise.to_log(log):
+        with capture.to_log(log):
             print("from python")
             os.write(2, b"from native code\n")
             subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
@@ -37,7 +37,7 @@ def test_prints_children_and_loggers_go_to_the_log(tmp_path: Path) -> None:
 
 def test_the_console_still_writes_where_stdout_did(tmp_path: Path) -> None:
     stdout = io.StringIO()
-    with contextlib.redirect_stdout(stdout), noise.to_log(tmp_path / "run.log") as console:
+    with contextlib.redirect_stdout(stdout), capture.to_log(tmp_path / "run.log") as console:
         print("noise")
         console.print("shown")
     assert stdout.getvalue() == "shown\n"
@@ -59,7 +59,7 @@ def test_everything_is_put_back_when_an_exception_passes(tmp_path: Path) -> None
 
 
 def fail_inside(log: Path, logger: logging.Logger) -> None:
-    with noise.to_log(log):
+    with capture.to_log(log):
         logger.addHandler(logging.StreamHandler())
         _ = 1 / 0
 
@@ -67,9 +67,9 @@ def fail_inside(log: Path, logger: logging.Logger) -> None:
 def test_a_whole_process_shows_only_its_own_console_and_its_traceback(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, sys, warnings
-        from echelon.reports import capture as noise
+        from echelon.reports import capture
         print("before")
-        with noise.to_log(sys.argv[1]) as console:
+        with capture.to_log(sys.argv[1]) as console:
             os.write(1, b"noise\\n")
             print("more noise", file=sys.stderr)
             warnings.warn("a warning")

@@ -9,14 +9,14 @@ import pytest
 from echelon.reports import tables
 from echelon.reports.comparison import Column, Comparison, Level, Statistic, common_loss, compare
 from echelon.reports.figures import comparison as figures
-from echelon.reports.groups import Group, group
 from echelon.reports.run_folder import RunFolder, RunFolderError
+from echelon.reports.run_groups import Group, group
 
 MIB = 1_000_000
 
 
 def run(path: Path, strategy: str, seed: int, losses: Sequence[float], seconds: float) -> RunFolder:
-    """A run of two workers whose every round takes so many seconds, evaluated in its last one."""
+    """A run of two workers with rounds of the given length, evaluated in the last one."""
     folder = RunFolder.create(path / f"{strategy}{seed}", f"seed: {seed}\nstrategy: {{name: {strategy}}}\n")
     for t, loss in enumerate(losses, start=1):
         row: dict[str, Any] = {"round": t, "virtual_seconds": seconds * t, "minibatches": [4, 4], "train_loss": loss}
@@ -29,7 +29,7 @@ def run(path: Path, strategy: str, seed: int, losses: Sequence[float], seconds: 
 
 @pytest.fixture
 def groups(tmp_path: Path) -> list[Group]:
-    """Two groups of two seeds: the second needs half or a third of the first's time to a loss of 0.5."""
+    """Two groups of two seeds: the second reaches a loss of 0.5 in half or a third of the time of the first."""
     return group(
         [
             run(tmp_path, "d_psgd", 0, [2.0, 1.0, 0.5, 0.4], 10),

@@ -56,7 +56,7 @@ def test_compare_writes_page_figures_and_csv(sweep: Path, tmp_path: Path, capsys
 def test_compare_leaves_out_runs_without_a_round(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     RunFolder.create(sweep / "c", "seed: 1\n")
     assert main(["compare", str(sweep)]) == 0
-    assert capsys.readouterr().err == f"left out {sweep / 'c'}: no finished round yet\n"
+    assert capsys.readouterr().err == f"skipped {sweep / 'c'}: no finished round yet\n"
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_compare_leaves_out_runs_without_a_round(sweep: Path, capsys: pytest.Cap
         (["compare", "{}/sweep", "--loss", "nan"], "--loss must be positive; got nan"),
         (["compare", "{}/sweep", "--csv"], "--csv needs --out"),
         (["compare", "{}/sweep", "--out", "{}/sweep/a0/config.yaml"], "File exists"),
-        (["compare", "{}/new"], "no run with a finished round to compare"),
+        (["compare", "{}/new"], "no run has a finished round"),
         (["compare", "{}/sweep", "--baseline", "x"], "baseline must be one of the runs or of"),
     ],
 )

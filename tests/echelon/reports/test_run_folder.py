@@ -124,9 +124,9 @@ class TestBadFolders:
         good = json.dumps(row(1))
         for line, fault in (
             ('{"round": 1,', "broken: "),
-            ('{"round": 2}', "no record of a round"),
-            ("[]", "no record of a round"),
-            ("7", "no record of a round"),
+            ('{"round": 2}', "not the record of a round"),
+            ("[]", "not the record of a round"),
+            ("7", "not the record of a round"),
         ):
             (tmp_path / "metrics.jsonl").write_text(f"{good}\n{line}\n{good}\n")
             self.refuses(tmp_path, f"metrics.jsonl line 2 is {fault}")
@@ -146,7 +146,7 @@ class TestBadFolders:
 
     def test_create_spares_another_run(self, tmp_path: Path) -> None:
         RunFolder.create(tmp_path, CONFIG)
-        with pytest.raises(RunFolderError, match="already holds a run"):
+        with pytest.raises(RunFolderError, match="already contains a run"):
             RunFolder.create(tmp_path, CONFIG)
 
     def test_create_where_it_cannot(self, tmp_path: Path) -> None:

@@ -38,4 +38,4 @@ def mod(message, context, call_next):
     return reply
 
 
-app = make_client_app(load_data, build_model, mods=[mod], warm="faulty_client:app")
+app = make_client_app(load_data, build_model, mods=[mod], persistent="faulty_client:app")

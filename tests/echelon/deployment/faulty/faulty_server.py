@@ -8,14 +8,14 @@ from echelon.strategies import DPSGD, NonBlocking
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
 
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 
 app = ServerApp()
 
 
 @app.main()
 def main(grid, context):
-    warm_process.end_with_parent()
+    processes.end_with_parent()
     out = Path(context.run_config["out"])
 
     def tell(record, state):

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from echelon.reports.groups import differences, find, find_runs, group
 from echelon.reports.run_folder import RunFolder, RunFolderError
+from echelon.reports.run_groups import differences, find, find_runs, group
 
 
 def run(path: Path, config: str) -> RunFolder:

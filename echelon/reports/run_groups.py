@@ -1,4 +1,4 @@
-"""Runs that differ only by their seed form a group, named after what sets it apart."""
+"""Groups of runs that differ only in their seed, labelled by what distinguishes them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from echelon.reports.run_folder import RunFolder, RunFolderError
 
-# Keys that do not change what is learnt or how long it takes on the virtual clock.
+# Keys that affect neither the result nor the virtual time.
 _NOT_COMPARED = frozenset({"seed", "run_dir", "resume", "progress", "tracking", "checkpoint_every", "checkpoint_keep"})
 _ABSENT = object()
 
@@ -21,9 +21,9 @@ class Group:
     Attributes
     ----------
     label : str
-        What sets it apart from the other groups of the comparison.
+        What distinguishes it from the other groups.
     config : dict
-        By dotted key, without the seed and what has no influence on the result.
+        By dotted key, without the seed and keys that do not affect the result.
     runs : tuple of RunFolder
         At least one.
     """
@@ -34,28 +34,28 @@ class Group:
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[RunFolder]:
-    """Open run folders, and all those inside of sweep folders.
+    """Open run folders, and all run folders within sweep folders.
 
     Parameters
     ----------
     paths : sequence of str or Path
-        Run folders, or folders that hold some at any depth.
+        Run folders, or folders that contain some at any depth.
 
     Raises
     ------
     RunFolderError
-        If a path is neither, or a run in it cannot be read.
+        If a path is neither, or a run cannot be read.
     """
-    found: dict[Path, RunFolder] = {}
+    runs: dict[Path, RunFolder] = {}
     for path in map(Path, paths):
         inner = [] if (path / "metrics.jsonl").exists() else [file.parent for file in path.rglob("metrics.jsonl")]
         for folder in sorted(inner, key=_by_number) or [path]:
-            found.setdefault(folder.resolve(), RunFolder.open(folder))
-    return list(found.values())
+            runs.setdefault(folder.resolve(), RunFolder.open(folder))
+    return list(runs.values())
 
 
 def group(runs: Sequence[RunFolder]) -> list[Group]:
-    """Group runs whose configurations differ only by seed, in the order of their first runs."""
+    """Group runs whose configurations differ only in the seed, ordered by their first runs."""
     members: dict[str, list[RunFolder]] = {}
     configs: dict[str, Flat] = {}
     for run in runs:
@@ -65,13 +65,13 @@ def group(runs: Sequence[RunFolder]) -> list[Group]:
         configs[identity] = config
     labels = _labels(list(configs.values()))
     return [
-        Group(label, configs[identity], tuple(held))
-        for label, (identity, held) in zip(labels, members.items(), strict=True)
+        Group(label, configs[identity], tuple(group_runs))
+        for label, (identity, group_runs) in zip(labels, members.items(), strict=True)
     ]
 
 
 def differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
-    """Return the keys in which groups differ, each with its value in every group; a dash where a group lacks it."""
+    """Return the keys in which groups differ, with the value in each group; a dash if a group lacks it."""
     return [
         (key, [str(group.config.get(key, "–")) for group in groups])
         for key in _keys([group.config for group in groups])
@@ -80,12 +80,12 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
 
 
 def find(groups: Sequence[Group], name: str) -> Group:
-    """Return the group with this label, or the one that holds the run at this path.
+    """Return the group with this label, or the group that contains the run at this path.
 
     Raises
     ------
     RunFolderError
-        If there is none.
+        If no group matches.
     """
     for candidate in groups:
         if candidate.label == name or any(run.path.resolve() == Path(name).resolve() for run in candidate.runs):
@@ -108,8 +108,8 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
 def _labels(configs: Sequence[Flat]) -> list[str]:
     """Return labels that differ between any two configurations.
 
-    The choices of a config group (``strategy.name``) go by their bare names. A key below one tells nothing about
-    another choice, so it counts only where two configurations made the same choice.
+    Choices of a config group (``strategy.name``) are shown by their bare names. Keys within a group are compared only
+    between configurations with the same choice.
     """
     parts: list[list[str]] = [[] for _ in configs]
     for key in _keys(configs):
@@ -124,11 +124,11 @@ def _labels(configs: Sequence[Flat]) -> list[str]:
 
 
 def _keys(configs: Sequence[Flat]) -> list[str]:
-    """Return every key that occurs, choices of config groups first."""
+    """Return all keys, choices of config groups first."""
     keys = dict.fromkeys(key for config in configs for key in config)
     return sorted(keys, key=lambda key: not key.endswith(".name"))
 
 
 def _by_number(path: Path) -> list[tuple[int, str]]:
-    """Sort a sweep's folders 0, 1, ..., 10 as numbers."""
+    """Sort the folders 0, 1, ..., 10 of a sweep numerically."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
