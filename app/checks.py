@@ -1,24 +1,33 @@
-"""Checks that need data and devices, made before anything starts; an error is one line."""
+"""Checks made before anything starts: the configuration's objects are built, and their errors reported in one line.
+
+A rule on values stands in the constructor of the object that needs it; the configuration checks names, types and
+ranges.
+"""
 
 import csv
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 
 import numpy as np
 import torch
 
 import tasks
+from app import strategy
+from app.features import check_features
 from app.fleet import make_fleet
-from app.partition import build_partitioner, held_out, is_local
+from app.partition import build_partitioner, capability_ratios, held_out, is_local
 from app.task import load_task
 from conf import Config, ConfigError
 from echelon.algorithms.seeds import rng
 from partitioners import FilePartitioner
+from strategies import Options, Roster
 from tasks import Task
 
 
 def check(config: Config, *, deployed: bool = False) -> None:
-    """Load the data and compare it with the rest of the configuration.
+    """Build the strategy, fleet and partitioner, load the data, and compare it with the rest of the configuration.
 
     Parameters
     ----------
@@ -30,12 +39,18 @@ def check(config: Config, *, deployed: bool = False) -> None:
     Raises
     ------
     ConfigError
-        If data is missing or does not match the configuration, or the device does not exist.
+        If a choice or value does not go with another, data is missing or does not match the configuration, or the
+        device does not exist.
     """
     if config.device == "cuda" and not deployed and not torch.cuda.is_available():
         raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
+    _check_strategy(config)
+    check_features(config)
     with _in_one_line("fleet.path"):
         make_fleet(config)
+    if isinstance(config.partitioner.ratios, list):
+        with _in_one_line("partitioner.ratios"):
+            capability_ratios(config, Roster([], []))
     if is_local(config):
         return  # the data is at the workers
     with _in_one_line("task.root"):
@@ -49,6 +64,17 @@ def check(config: Config, *, deployed: bool = False) -> None:
             f"got {config.workers}"
         )
     _check_partitioner(config, task)
+
+
+def _check_strategy(config: Config) -> None:
+    """Build the strategy and lay out its graphs for shards of equal size."""
+    try:
+        built = strategy.build(config, Options(held_out_loss=lambda arrays: 0.0))
+        built.lay_out(config.workers, np.ones(config.workers, dtype=np.int64))
+    except ValueError as error:
+        names_its_key = re.split(r"[.=\s]", str(error))[0] in {field.name for field in fields(Config)}
+        subject = "" if names_its_key else f"topology={config.topology.name}: "
+        raise ConfigError(f"{subject}{error}") from error
 
 
 def _check_partitioner(config: Config, task: Task) -> None:

@@ -75,9 +75,19 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
 
 
 def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:
-    """Return the configured capability ratios by rank, shape (N,): equal, of the fleet, measured, or given numbers."""
+    """Return the configured capability ratios by rank, shape (N,): equal, of the fleet, measured, or given numbers.
+
+    Raises
+    ------
+    ValueError
+        If there is not one ratio for every worker, or a worker's speed has not been measured.
+    """
     ratios = config.partitioner.ratios
     if isinstance(ratios, list):
+        if len(ratios) != config.workers:
+            raise ValueError(
+                f"partitioner.ratios must hold one number per worker ({config.workers}); got {len(ratios)}"
+            )
         return np.array(ratios, dtype=np.float64)
     if ratios == "fleet":
         fleet = make_fleet(config)

@@ -98,7 +98,15 @@ class Fleet:
 def repeated(
     relative_speeds: tuple[float, ...], samples_per_second: float, latency_seconds: float, bandwidth: float
 ) -> tuple[Device, ...]:
-    """Return devices at the given speeds relative to a reference of ``samples_per_second``."""
+    """Return devices at the given speeds relative to a reference of ``samples_per_second``.
+
+    Raises
+    ------
+    ValueError
+        If there is no speed.
+    """
+    if not relative_speeds:
+        raise ValueError("fleet.speeds must hold at least one number; got []")
     return tuple(Device(speed * samples_per_second, latency_seconds, bandwidth) for speed in relative_speeds)
 
 

@@ -173,11 +173,6 @@ class ALDSGD(DPSGD, Matcha):
     degree: Literal["base", "active"] = key("count all edges of the round's graph, or only active ones")
 
 
-def is_matcha(strategy: Strategy) -> bool:
-    """Return whether the strategy is MATCHA or AL-DSGD on top of MATCHA."""
-    return strategy.base == "matcha" if isinstance(strategy, ALDSGD) else isinstance(strategy, Matcha)
-
-
 @schema
 class Topology:
     """Communication graph."""

@@ -1,4 +1,4 @@
-"""Checks that need more than the configuration: files, graphs and optional packages."""
+"""Checks that need more than the configuration: files and optional packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,14 +14,12 @@ def preflight(config: Config) -> None:
     Raises
     ------
     ConfigError
-        Naming the first key whose file, folder or package is missing or whose graph is not connected.
+        Naming the first key whose file, folder or package is missing.
     """
     _check_paths(config)
     _check_home(config.task.root)
     if config.tracking != "none" and find_spec(config.tracking) is None:
         raise ConfigError(f"tracking={config.tracking} needs a package: pip install 'flwr-echelon[{config.tracking}]'")
-    if isinstance(config.strategy, groups.Decentralised):
-        _check_graph(config)
 
 
 def _check_paths(config: Config) -> None:
@@ -47,20 +45,3 @@ def _check_home(root: str | None) -> None:
         Path(root or "").expanduser()
     except RuntimeError as error:
         raise ConfigError(f"task.root: no such home directory: {root}") from error
-
-
-def _check_graph(config: Config) -> None:
-    # Importing networkx takes half a second, which most importers of conf do not need.
-    from echelon.algorithms.connectivity import require_connected
-    from echelon.algorithms.topology import schedule
-
-    options = dict(vars(config.topology))
-    name, kind, rotate = (options.pop(key) for key in ("name", "schedule", "rotate"))
-    try:
-        graphs = schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **options)
-        if groups.is_matcha(config.strategy):
-            for index in range(graphs.period or 0):
-                require_connected(graphs.graph(index), "MATCHA's graph of every round", "add edges between them")
-    except ValueError as error:
-        subject = "" if str(error).startswith("topology") else f"topology={name}: "
-        raise ConfigError(f"{subject}{error}") from error

@@ -5,6 +5,7 @@ from typing import Unpack
 import networkx as nx
 
 from echelon.algorithms import matcha
+from echelon.algorithms.connectivity import require_connected
 from echelon.algorithms.schedules import Schedule
 from echelon.algorithms.topology import matchings
 from echelon.core.mixing import Floats, Ints
@@ -38,8 +39,11 @@ class Matchings:
         """
         if schedule.period is None:
             raise ValueError(
-                "topology.schedule=random_matching draws its own matchings; MATCHA needs static or rotation"
+                "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; "
+                "got random_matching"
             )
+        for index in range(schedule.period):
+            require_connected(schedule.graph(index), "MATCHA's graph of every round", "add edges between them")
         self._seed = seed
         self._num_workers = len(shard_sizes)
         self._matchings = [matchings(schedule.graph(index)) for index in range(schedule.period)]

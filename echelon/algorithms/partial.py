@@ -51,7 +51,9 @@ def budget(
     if trigger not in get_args(Trigger):
         raise ValueError(f"work.trigger must be one of {', '.join(get_args(Trigger))}; got {trigger}")
     if trigger == "deadline":
-        if deadline is None or not deadline > 0:
+        if deadline is None:
+            raise ValueError("work.trigger=deadline needs work.deadline, in seconds; got null")
+        if not deadline > 0:
             raise ValueError(f"work.deadline must be a positive number of seconds; got {deadline}")
         return float(deadline)
     if not 0 < quorum <= 1:

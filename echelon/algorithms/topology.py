@@ -1,7 +1,7 @@
 """Graphs on ranks 0..N-1 by name, and re-exported schedules of them."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import networkx as nx
@@ -117,7 +117,7 @@ def legacy_alternating(graph: nx.Graph) -> Cycle:
     return Cycle(tuple(_on_ranks(len(graph), matching) for matching in matchings(graph)[:2]) or (graph,))
 
 
-def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: int = 0, **params: Any) -> Schedule:
+def schedule(name: str, n: int, *, kind: str | None = None, rotate: int = 3, seed: int = 0, **params: Any) -> Schedule:
     """Create a schedule from configuration values and check that its union is connected.
 
     Parameters
@@ -127,8 +127,8 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
     n : int
         Number of workers.
     kind : str
-        ``static``; ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
-        ``legacy_alternating`` (see there; not checked).
+        ``static`` (default); ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
+        ``legacy_alternating`` (see there; not checked). ``g0_rotating`` is always a ``rotation``.
     rotate : int
         Number of copies in a rotation; 3 for ``g0_rotating``.
     seed : int
@@ -146,15 +146,11 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
     ValueError
         As `build`; for an unknown kind; if the union over one period is not connected (the components are named).
     """
+    kind = kind or ("rotation" if name == "g0_rotating" else "static")
     if kind not in SCHEDULES:
         raise ValueError(f"topology.schedule must be one of {', '.join(SCHEDULES)}; got {kind!r}")
     if name == "g0_rotating":
-        if kind not in ("static", "rotation"):
-            raise ValueError(f"topology.schedule of g0_rotating must be static or rotation; got {kind!r}")
-        if rotate != len(g0_copies()):
-            raise ValueError(f"topology.rotate of g0_rotating must be {len(g0_copies())}; got {rotate}")
-        build("g0", n, **params)
-        return Cycle(g0_copies())
+        return _g0_rotating(n, kind, rotate, params)
     graph = build(name, n, seed=seed, **params)
     if kind == "legacy_alternating":
         return legacy_alternating(graph)
@@ -165,6 +161,24 @@ def schedule(name: str, n: int, *, kind: str = "static", rotate: int = 3, seed: 
         result = rotation(graph, rotate if kind == "rotation" else 1, seed)
     check_connected(result)
     return result
+
+
+def _g0_rotating(n: int, kind: str, rotate: int, params: Mapping[str, Any]) -> Cycle:
+    copies = g0_copies()
+    if n != len(copies[0]):
+        raise ValueError(f"topology=g0_rotating needs workers={len(copies[0])}; got {n} (try topology=ring)")
+    if kind != "rotation":
+        raise ValueError(
+            f"topology.schedule must be rotation for topology=g0_rotating; got {kind} "
+            f"(try topology=g0 topology.schedule={kind})"
+        )
+    if rotate != len(copies):
+        raise ValueError(
+            f"topology.rotate must be {len(copies)} for topology=g0_rotating, the papers' copies; got {rotate} "
+            f"(try topology=g0 topology.schedule=rotation topology.rotate={rotate})"
+        )
+    build("g0", n, **params)  # refuses parameters
+    return Cycle(copies)
 
 
 def _published(parts: Sequence[Sequence[Edge]]) -> nx.Graph:
@@ -205,9 +219,9 @@ def _geometric(n: int, generator: np.random.Generator, radius: float) -> nx.Grap
 
 def _regular(n: int, generator: np.random.Generator, degree: int) -> nx.Graph:
     if not 0 <= degree < n:
-        raise ValueError(f"topology.degree must lie in [0, {n - 1}] for {n} workers; got {degree}")
+        raise ValueError(f"topology.degree must be below workers={n}; got {degree}")
     if degree * n % 2:
-        raise ValueError(f"topology.degree times workers must be even; got {degree} x {n}")
+        raise ValueError(f"topology.degree x workers must be even; got {degree} x {n}")
     return _connected(
         generator,
         lambda seed: nx.random_regular_graph(degree, n, seed=seed),
@@ -227,7 +241,7 @@ def _connected(generator: np.random.Generator, draw: Callable[[int], nx.Graph], 
 
 def _g0(n: int, generator: np.random.Generator) -> nx.Graph:
     if n != 8:
-        raise ValueError(f"topology g0 needs workers=8; got {n}")
+        raise ValueError(f"topology=g0 needs workers=8; got {n} (try topology=ring)")
     return g0()
 
 

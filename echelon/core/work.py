@@ -162,7 +162,9 @@ def _check_sizes(local_steps: int, batch_size: int, minibatch_size: int, ema: fl
         raise ValueError(f"local_steps must be at least 1; got {local_steps}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}")
-    if not 1 <= minibatch_size <= batch_size:
-        raise ValueError(f"minibatch_size must lie in [1, batch_size]; got {minibatch_size} of {batch_size}")
+    if minibatch_size < 1:
+        raise ValueError(f"minibatch_size must be at least 1; got {minibatch_size}")
+    if minibatch_size > batch_size:
+        raise ValueError(f"minibatch_size must be at most batch_size={batch_size}; got {minibatch_size}")
     if not 0 < ema <= 1:
         raise ValueError(f"work.ema must lie in (0, 1]; got {ema}")

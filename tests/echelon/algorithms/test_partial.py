@@ -57,7 +57,7 @@ class TestBudget:
         ("options", "message"),
         [
             ({"trigger": "first"}, r"work\.trigger must be one of fastest, quorum, deadline; got first"),
-            ({"trigger": "deadline"}, r"work\.deadline must be a positive number of seconds; got None"),
+            ({"trigger": "deadline"}, r"work\.trigger=deadline needs work\.deadline, in seconds; got null"),
             ({"trigger": "deadline", "deadline": 0.0}, r"work\.deadline must be a positive .*; got 0\.0"),
             ({"trigger": "deadline", "deadline": NAN}, r"work\.deadline must be a positive .*; got nan"),
             ({"trigger": "quorum", "quorum": 0.0}, r"work\.quorum must lie in \(0, 1\]; got 0\.0"),

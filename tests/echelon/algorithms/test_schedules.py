@@ -153,8 +153,8 @@ class TestSchedule:
         ("name", "n", "kind", "message"),
         [
             ("ring", 4, "rotating", r"topology.schedule must be one of static, rotation, .*; got 'rotating'"),
-            ("g0_rotating", 8, "random_matching", r"of g0_rotating must be static or rotation; got 'random_matching'"),
-            ("g0_rotating", 6, "static", r"topology g0 needs workers=8; got 6"),
+            ("g0_rotating", 8, "random_matching", r"must be rotation for topology=g0_rotating; got random_matching"),
+            ("g0_rotating", 6, "static", r"topology=g0_rotating needs workers=8; got 6"),
         ],
     )
     def test_errors(self, name: str, n: int, kind: str, message: str) -> None:

@@ -104,15 +104,15 @@ class TestBuild:
                 {"radius": 0},
                 r"with radius=0 must be connected; .*: \[0\], \[1\], \[2\]; raise topology.rad",
             ),
-            ("regular", 4, {"degree": 4}, r"topology.degree must lie in \[0, 3\] for 4 workers; got 4"),
-            ("regular", 5, {"degree": 3}, r"topology.degree times workers must be even; got 3 x 5"),
+            ("regular", 4, {"degree": 4}, r"topology.degree must be below workers=4; got 4"),
+            ("regular", 5, {"degree": 3}, r"topology.degree x workers must be even; got 3 x 5"),
             (
                 "regular",
                 4,
                 {"degree": 1},
                 r"regular with degree=1 must be connected; got 2 components: \[0, .\], \[., .\]",
             ),
-            ("g0", 5, {}, r"topology g0 needs workers=8; got 5"),
+            ("g0", 5, {}, r"topology=g0 needs workers=8; got 5"),
             ("edges", 3, {"edges": [(0, 1), (1, 3)]}, r"pairs of different ranks in 0..2; got \[1, 3\]"),
             ("edges", 3, {"edges": [(-1, 1)]}, r"got \[-1, 1\]"),
             ("edges", 3, {"edges": [(2, 2)]}, r"got \[2, 2\]"),
@@ -126,7 +126,7 @@ class TestBuild:
 
 class TestG0:
     def test_there_are_three_copies_to_rotate(self) -> None:
-        with pytest.raises(ValueError, match=r"^topology.rotate of g0_rotating must be 3; got 5$"):
+        with pytest.raises(ValueError, match=r"^topology.rotate must be 3 for topology=g0_rotating, .*; got 5 "):
             topology.schedule("g0_rotating", 8, kind="rotation", rotate=5)
 
     def test_degrees(self) -> None:

@@ -1,0 +1,68 @@
+"""Every combination of choices and values that does not go together ends in one line before anything starts."""
+
+import pytest
+
+from app.checks import check
+from conf import ConfigError, compose
+
+VALUES = {
+    "strategy.c1=0.6 strategy.c2=0.4": "strategy.c1 + strategy.c2 must be below 1; got 0.6 + 0.4",
+    "strategy.p1=0.6 strategy.p2=0.4": "strategy.p1 + strategy.p2 must be below 1; got 0.6 + 0.4",
+    "strategy.order=combine_then_adapt local_steps=2": "strategy.order=combine_then_adapt needs local_steps=1; got 2",
+    "minibatch_size=65": "minibatch_size must be at most batch_size=64; got 65",
+    "work.target=rest local_steps=2": "work.target=rest needs local_steps=1; got 2",
+    "work.trigger=deadline": "work.trigger=deadline needs work.deadline, in seconds; got null",
+    "strategy=over_selection work.fold_late=true": (
+        "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
+    ),
+    "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
+    "partitioner.features=model": (
+        "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"
+    ),
+    "partitioner=by_group": "partitioner=by_group needs a task with groups; digits has none",
+    "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
+}
+GRAPHS = {
+    "workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",
+    "topology=g0 workers=9": "topology=g0 needs workers=8; got 9 (try topology=ring)",
+    "topology.schedule=static": (
+        "topology.schedule must be rotation for topology=g0_rotating; got static "
+        "(try topology=g0 topology.schedule=static)"
+    ),
+    "topology.rotate=5": (
+        "topology.rotate must be 3 for topology=g0_rotating, the papers' copies; got 5 "
+        "(try topology=g0 topology.schedule=rotation topology.rotate=5)"
+    ),
+    "topology=regular topology.degree=8": "topology.degree must be below workers=8; got 8",
+    "topology=regular workers=7": "topology.degree x workers must be even; got 3 x 7",
+    "topology=edges topology.edges=[[0,8]]": "topology.edges must be pairs of different ranks in 0..7; got [0, 8]",
+    "topology=edges topology.edges=[[1,1]]": "topology.edges must be pairs of different ranks in 0..7; got [1, 1]",
+    "topology=edges topology.edges=[[0,1],[2,3]] workers=4": (
+        "topology=edges: the union of the graphs of one period must be connected; "
+        "got 2 components: [0, 1], [2, 3]; add edges between them"
+    ),
+    "topology=edges topology.edges=[[0,1],[2,3]] workers=4 topology.schedule=rotation topology.rotate=9 "
+    "strategy.base=matcha": (
+        "topology=edges: MATCHA's graph of every round must be connected; "
+        "got 2 components: [0, 1], [2, 3]; add edges between them"
+    ),
+    "strategy=matcha topology=g0 topology.schedule=random_matching": (
+        "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got random_matching"
+    ),
+    "strategy.base=matcha topology=ring topology.schedule=legacy_alternating": (
+        "topology=ring: MATCHA's graph of every round must be connected; got 4 components: [0, 1], [2, 3], [4, 5], "
+        "[6, 7]; add edges between them"
+    ),
+}
+
+
+@pytest.mark.parametrize(("overrides", "message"), [*VALUES.items(), *GRAPHS.items()])
+def test_message(overrides: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(compose(overrides.split()))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("overrides", [[], ["strategy=all_reduce", "workers=3"], ["strategy=fedbuff", "workers=5"]])
+def test_what_goes_together_passes(overrides: list[str]) -> None:
+    check(compose(overrides))
