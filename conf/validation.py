@@ -57,7 +57,7 @@ def _check_value(name: str, declared: Key, value: Any) -> None:
     elif declared.within is not None:
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | float):
-                raise ConfigError(f"{name} must hold numbers; got {number}")
+                raise ConfigError(f"{name} must contain numbers; got {number}")
             if not math.isfinite(number):
                 raise ConfigError(f"{name} must be finite; got {number}")
             if number not in declared.within:
@@ -78,7 +78,7 @@ def _check_partitioner(config: Config) -> None:
     partitioner = config.partitioner
     if isinstance(partitioner.ratios, list) and len(partitioner.ratios) != config.workers:
         raise ConfigError(
-            f"partitioner.ratios must hold one number per worker ({config.workers}); got {len(partitioner.ratios)}"
+            f"partitioner.ratios must contain one number per worker ({config.workers}); got {len(partitioner.ratios)}"
         )
     if partitioner.name == "by_group" and config.task.name not in _WITH_GROUPS:
         raise ConfigError(
@@ -106,7 +106,7 @@ def _check_work(config: Config) -> None:
 
 def _check_fleet(config: Config) -> None:
     if isinstance(config.fleet, groups.Pattern) and not config.fleet.speeds:
-        raise ConfigError("fleet.speeds must hold at least one number; got []")
+        raise ConfigError("fleet.speeds must contain at least one number; got []")
 
 
 def _check_strategy(config: Config) -> None:

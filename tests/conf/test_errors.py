@@ -36,7 +36,7 @@ TYPES = {
     "fleet.jitter={a:1}": "fleet.jitter must be set key by key, as fleet.jitter.key=value; got {a:1}",
     "topology=edges topology.edges=3": "topology.edges must be a list of lists of integers; got 3",
     "partitioner.ratios=3": "partitioner.ratios must be one of equal, fleet, measured or a list of numbers; got 3",
-    "partitioner.ratios=[1,a,1,1,1,1,1,1]": "partitioner.ratios must hold numbers; got a",
+    "partitioner.ratios=[1,a,1,1,1,1,1,1]": "partitioner.ratios must contain numbers; got a",
     "learning_rate=${nowhere}": "learning_rate: Interpolation key 'nowhere' not found",
 }
 GRAMMAR = {
@@ -80,11 +80,11 @@ COMBINATIONS = {
     "partitioner.ratios=null": (
         "partitioner.ratios must be one of equal, fleet, measured or a list of numbers; got null"
     ),
-    "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
+    "partitioner.ratios=[1,2]": "partitioner.ratios must contain one number per worker (8); got 2",
     "partitioner.features=model": (
         "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"
     ),
-    "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
+    "fleet.speeds=[]": "fleet.speeds must contain at least one number; got []",
     "resume=a run_dir=b": "run_dir must not be set with resume=a, the folder of the resumed run; got b",
 }
 CHOICES = {
