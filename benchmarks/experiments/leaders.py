@@ -85,8 +85,8 @@ def _legacy(keys: list[str], options: Namespace) -> None:
     rows = []
     for name, own in zip(schedules, runs.values(), strict=True):
         accuracy = np.array([measures.last(run, "worker_accuracy") for run in own])
-        apart, others = accuracy[:, [0, 4]].mean(axis=1), accuracy[:, [1, 2, 3, 5, 6, 7]].mean(axis=1)
-        rows.append([name, spread(apart, 1, 100), spread(others, 1, 100), spread(others - apart, 1, 100)])
+        isolated, others = accuracy[:, [0, 4]].mean(axis=1), accuracy[:, [1, 2, 3, 5, 6, 7]].mean(axis=1)
+        rows.append([name, spread(isolated, 1, 100), spread(others, 1, 100), spread(others - isolated, 1, 100)])
     print_table(("schedule", "workers 0 and 4, %", "the other six, %", "gap, points"), rows)
 
 
