@@ -48,9 +48,9 @@ def run(config: Config) -> int:
                 _simulate(config, folder, view, stop)
         except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
             stop.set()  # where the engine has failed, the ServerApp still waits for its workers
-            status = _ended(console, f"error: {error} (details in {folder.log})", 1)
+            status = _fail(console, f"error: {error} (details in {folder.log})", 1)
         except (RunStoppedError, KeyboardInterrupt):
-            status = _ended(console, f"interrupted; {_way_on(path)}", INTERRUPTED)
+            status = _fail(console, f"interrupted; {_resume_hint(path)}", INTERRUPTED)
     print(path.resolve())
     return status
 
@@ -81,13 +81,13 @@ def _stopped_by_signals(stop: Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _way_on(path: Path) -> str:
+def _resume_hint(path: Path) -> str:
     if checkpoint.exists(path / "checkpoint"):
         return f"to go on: python run_sim.py resume={path}"
     return "there is no checkpoint to go on from"
 
 
-def _ended(console: Console, line: str, status: int) -> int:
+def _fail(console: Console, line: str, status: int) -> int:
     console.print(line, style="bold red", soft_wrap=True, markup=False, highlight=False)
     return status
 

@@ -16,7 +16,7 @@ from flwr.superlink.grid import HttpGrid
 from app import strategy as assembled
 from app.checks import check
 from app.evaluation import Evaluation
-from app.partition import held_out, make_plan
+from app.partition import held_out, make_partition
 from app.task import build_model, load_task
 from conf import (
     Config,
@@ -30,13 +30,13 @@ from conf import (
     saved_yaml,
     to_yaml,
 )
-from echelon.persistent import processes as warm_process
+from echelon.persistent import processes
 from echelon.reports import figures, progress, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from echelon.server.evaluation import evaluate_models
-from strategies import Options, PerWorkerStrategy, Plan, Roster, RunStoppedError, ServerState
+from strategies import FlowerStrategy, Options, Partition, Roster, RunStoppedError, ServerState
 
 app = ServerApp()
 
@@ -45,7 +45,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run what the ``overrides`` of ``flwr run`` ask for."""
     if isinstance(grid, HttpGrid):
-        warm_process.end_with_parent()
+        processes.end_with_parent()
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
     check(config, deployed=isinstance(grid, HttpGrid))
@@ -108,8 +108,8 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         task = load_task(config, config.task.root)
         model = build_model(config)
     arrays = ArrayRecord(model.state_dict())
-    apart = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
-    evaluation = Evaluation(config, model, task.test, apart)
+    held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
+    evaluation = Evaluation(config, model, task.test, held_out_split)
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
     last: dict[str, Any] = {}
 
@@ -121,24 +121,27 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
 
     waiting = ExitStack()
 
-    def plan(roster: Roster) -> Plan:
+    def partition(roster: Roster) -> Partition:
         waiting.close()
-        return make_plan(config, task, folder.path, view, roster)
+        return make_partition(config, task, folder.path, view, roster)
 
     saver = _saver(config, folder)
-    options = Options(on_round=[report, saver], plan=plan, stop=stop or Event())
+    options = Options(on_round=[report, saver], partition=partition, stop=stop or Event())
+    options["held_out_loss"] = evaluation.held_out_loss
     if config.resume is not None:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
-    strategy = assembled.build(config, options, wall_clock=wall_clock, held_out_loss=evaluation.held_out_loss)
+    strategy = assembled.build(config, options, wall_clock=wall_clock)
     view.start(config.rounds, config.workers)
-    kept = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
-    said = {"wall_clock": wall_clock, **kept}
+    trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
+    train_config = {"wall_clock": wall_clock, **trainer}
     summary = None
     try:
         with waiting:
             waiting.enter_context(view.stage(_first_wait(config, grid)))
-            strategy.start(grid, arrays, config.rounds, train_config=ConfigRecord({**said}), evaluate_fn=evaluation)
+            strategy.start(
+                grid, arrays, config.rounds, train_config=ConfigRecord({**train_config}), evaluate_fn=evaluation
+            )
         summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
         folder.write_summary(summary)
     except RunStoppedError:
@@ -173,12 +176,14 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
     )
 
 
-def _last_record(folder: RunFolder, strategy: PerWorkerStrategy, evaluation: Evaluation) -> dict[str, Any]:
+def _last_record(folder: RunFolder, strategy: FlowerStrategy, evaluation: Evaluation) -> dict[str, Any]:
     """Return the record of the round that a resumed run with nothing left to do had reached, evaluated."""
     record = folder.metrics[-1]
     if "worker_accuracy" in record:
         return record
-    return folder.amend_last(evaluate_models(evaluation, strategy.state.round, strategy.state.rows, strategy.layout)[1])
+    return folder.amend_last(
+        evaluate_models(evaluation, strategy.state.round, strategy.state.rows, strategy.session.layout)[1]
+    )
 
 
 def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""From the configuration to objects: the strategy, the partition plan and the evaluation of a run."""
+"""From the configuration to objects: the strategy, the partition and the evaluation of a run."""

@@ -1,4 +1,4 @@
-"""What a partitioner compares samples by."""
+"""The features by which a partitioner compares samples."""
 
 from pathlib import Path
 
@@ -9,13 +9,16 @@ from numpy.typing import NDArray
 from torch import nn
 
 from app.task import build_model
-from conf import Config, ConfigError, groups
+from conf import Config, ConfigError
 from echelon.algorithms.seeds import rng
+from echelon.core import operations
+from echelon.protocol.layout import ArrayLayout
 from echelon.server import checkpoint
-from echelon.server.evaluation import consensus_row
-from echelon.server.layout import Layout
 from partitioners.submodular import features
 from tasks import Task
+
+# Keys of a partitioner's configuration that are used here and are no parameters of the partitioner.
+KEYS = frozenset({"features", "components", "model_path"})
 
 _CHUNK = 2048
 
@@ -26,15 +29,16 @@ def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
     Raises
     ------
     ConfigError
-        If the model of ``features=model`` is not there or is another.
+        If ``features=model`` and `model_path` has no checkpoint, or one of another model.
     """
-    chosen = config.partitioner
+    chosen = {key: value for key, value in vars(config.partitioner).items() if key in KEYS}
     raw = task.train.features()
-    if not isinstance(chosen, groups.Submodular) or chosen.features == "raw":
+    kind = chosen.get("features", "raw")  # without the key: pixels, for the quality report
+    if kind == "raw":
         return raw
-    if chosen.features == "pca":
-        return features.pca(raw, chosen.components, rng(config.seed, "features"))
-    model = _trained_model(config, str(chosen.model_path))
+    if kind == "pca":
+        return features.pca(raw, chosen["components"], rng(config.seed, "features"))
+    model = _trained_model(config, str(chosen["model_path"]))
     chunks = torch.split(torch.arange(len(task.train)), _CHUNK)
     return np.concatenate([features.penultimate(model, task.train.batch(chunk)[0]) for chunk in chunks])
 
@@ -42,12 +46,12 @@ def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
 def _trained_model(config: Config, path: str) -> nn.Module:
     """Return the consensus model of an earlier run."""
     model = build_model(config)
-    layout = Layout(ArrayRecord(model.state_dict()))
+    layout = ArrayLayout(ArrayRecord(model.state_dict()))
     try:
         rows = checkpoint.load(Path(path) / "checkpoint").rows
     except checkpoint.CheckpointError as error:
         raise ConfigError(f"partitioner.model_path must be a run folder with a checkpoint; got {path}") from error
     if rows.shape[1] != layout.size:
         raise ConfigError(f"partitioner.model_path must be a run of model={config.model.name}; got {path}")
-    model.load_state_dict(layout.arrays(consensus_row(rows)).to_torch_state_dict())
+    model.load_state_dict(layout.arrays(operations.consensus(rows)).to_torch_state_dict())
     return model

@@ -1,12 +1,15 @@
-"""The partition plan of a run: which sample each worker trains on."""
+"""The partition of a run: which samples each worker trains on."""
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import partitioners
+from app.features import KEYS as FEATURE_KEYS
 from app.features import compared_features
 from app.fleet import make_fleet
 from conf import Config, groups
@@ -14,14 +17,13 @@ from echelon.algorithms.seeds import rng
 from echelon.reports.figures import style
 from echelon.reports.progress import Advance, Progress
 from echelon.reports.run_folder import RunFolder
-from partitioners import plan as plans
-from partitioners import quality
-from strategies import Plan, Roster
+from partitioners import REGISTRY, Partitioner, quality, storage
+from strategies import Partition, Roster
 from tasks import Task
 
 Indices = NDArray[np.int64]
 
-# Samples kept out of everybody's shard when leaders are chosen by the loss on a shared batch.
+# Samples that no worker gets when leaders are chosen by the loss on a held-out batch.
 _HELD_OUT = 256
 
 
@@ -35,10 +37,10 @@ def held_out(config: Config, num_samples: int) -> Indices:
     return drawn
 
 
-def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: Roster) -> Plan:
-    """Partition the training samples among the workers that have enrolled; write ``partition.npz`` and ``.json``.
+def make_partition(config: Config, task: Task, folder: Path, view: Progress, roster: Roster) -> Partition:
+    """Partition the training samples among the registered workers; write ``partition.npz`` and ``partition.json``.
 
-    A resumed run keeps the plan that it had.
+    A resumed run keeps its partition.
 
     Raises
     ------
@@ -47,71 +49,86 @@ def make_plan(config: Config, task: Task, folder: Path, view: Progress, roster: 
     """
     ratios = capability_ratios(config, roster)
     batch_ratios = ratios if config.proportional_batches else None
-    if config.partitioner.name == "local":
-        return Plan(None, batch_ratios)
+    if is_local(config):
+        return Partition(None, batch_ratios)
     pool = np.setdiff1d(np.arange(len(task.train)), held_out(config, len(task.train)))
     labels = task.train.y.numpy()[pool]
     earlier = folder / "partition.npz"
     if config.resume is not None and earlier.exists():
-        parts = plans.load(earlier, labels)
+        parts = storage.load(earlier, labels)
     else:
         with view.stage("Computing features"):
             features = compared_features(config, task)[pool]
         with view.stage(f"Partitioning {len(pool)} samples ({config.partitioner.name})") as advance:
-            partitioner = _partitioner(config, task, pool, advance)
+            partitioner = build_partitioner(config, task, pool, advance)
             parts = partitioner(labels, ratios.tolist(), rng(config.seed, "partition"), features)
         with view.stage("Measuring the partition"):
             report = quality.report(parts, labels, ratios.tolist(), features)
-            plans.save(folder, parts, labels, ratios.tolist(), report.to_json())
+            storage.save(folder, parts, labels, ratios.tolist(), report.to_json())
             style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
     empty = [rank for rank, part in enumerate(parts) if not len(part)]
     if empty:
         raise ValueError(
             f"worker {empty[0]} gets none of the {len(pool)} samples: raise its share (partitioner.ratios)"
         )
-    return Plan([pool[part] for part in parts], batch_ratios)
+    return Partition([pool[part] for part in parts], batch_ratios)
 
 
 def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:
-    """Return the workers' shares as configured: equal, the fleet's speeds, those of the handshake, or given numbers."""
-    wanted = config.partitioner.ratios
-    if isinstance(wanted, list):
-        return np.array(wanted, dtype=np.float64)
-    if wanted == "fleet":
+    """Return the configured capability ratios by rank, shape (N,): equal, of the fleet, measured, or given numbers."""
+    ratios = config.partitioner.ratios
+    if isinstance(ratios, list):
+        return np.array(ratios, dtype=np.float64)
+    if ratios == "fleet":
         fleet = make_fleet(config)
         return np.array([fleet.device(rank).samples_per_second for rank in range(config.workers)])
-    if wanted == "measured":
+    if ratios == "measured":
         speeds = roster.samples_per_second
         if not np.isfinite(speeds).all():
-            silent = int(np.argmin(np.isfinite(speeds)))
-            raise ValueError(f"partitioner.ratios=measured needs every worker's speed; worker {silent} gave none")
+            rank = int(np.argmin(np.isfinite(speeds)))
+            raise ValueError(f"partitioner.ratios=measured needs every worker's speed; worker {rank} gave none")
         return speeds
     return np.ones(config.workers)
 
 
-def _partitioner(config: Config, task: Task, pool: Indices, advance: Advance) -> partitioners.Partitioner:
+def is_local(config: Config) -> bool:
+    """Return whether every worker brings its own data, so that there is nothing to partition."""
+    return config.partitioner.name == "local"
+
+
+def build_partitioner(config: Config, task: Task, pool: Indices, progress: Advance | None = None) -> Partitioner:
+    """Return the partitioner of a configuration, for any choice but ``local``.
+
+    Its parameters are the choice's own keys, and whichever of ``groups`` and ``progress`` its class takes. The keys
+    that say how to compute features are not the partitioner's: app/features.py uses them.
+
+    Parameters
+    ----------
+    config : Config
+    task : Task
+    pool : (n,) int64 array
+        Training samples to partition.
+    progress : callable, optional
+        Called with (done, total).
+
+    Raises
+    ------
+    ValueError
+        If a key is out of range, or the partitioner needs what the task does not have.
+    """
     chosen = config.partitioner
-    options: dict[str, Any] = {}
-    match chosen:
-        case groups.Submodular():
-            options = {
-                "objective": chosen.objective,
-                "selection": chosen.selection,
-                "kernel": chosen.kernel,
-                "bandwidth": chosen.bandwidth,
-                "lam": chosen.lam,
-                "max_kernel_bytes": chosen.max_kernel_bytes,
-                "jobs": chosen.jobs,
-                "progress": advance,
-            }
-        case groups.Dirichlet():
-            options = {"alpha": chosen.alpha}
-        case groups.Shards():
-            options = {"classes_per_worker": chosen.classes_per_worker}
-        case groups.File():
-            options = {"path": Path(chosen.path)}
-        case _ if chosen.name == "by_group":
-            if task.groups is None:
-                raise ValueError(f"partitioner=by_group needs a task with groups; {task.name} has none")
-            options = {"groups": task.groups.numpy()[pool]}
-    return partitioners.build(chosen.name, **options)
+    cls = REGISTRY[chosen.name]
+    shared = {field.name for field in fields(groups.Partitioner)}
+    keys: dict[str, Any] = {key: value for key, value in vars(chosen).items() if key not in shared | FEATURE_KEYS}
+    extras: dict[str, Callable[[], Any]] = {
+        "groups": lambda: _groups(chosen.name, task, pool),
+        "progress": lambda: progress or False,
+    }
+    taken = inspect.signature(cls).parameters
+    return cls(**keys, **{name: value() for name, value in extras.items() if name in taken})
+
+
+def _groups(name: str, task: Task, pool: Indices) -> NDArray[np.int64]:
+    if task.groups is None:
+        raise ValueError(f"partitioner={name} needs a task with groups; {task.name} has none")
+    return np.asarray(task.groups.numpy()[pool], dtype=np.int64)

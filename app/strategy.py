@@ -1,28 +1,14 @@
 """The strategy that a configuration asks for."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from flwr.app import ArrayRecord
-
 from conf import Config, groups
 from echelon.algorithms import topology
 from echelon.engines.ray import default_window
-from strategies import (
-    ALDSGD,
-    DPSGD,
-    SGD,
-    AllReduce,
-    FedBuff,
-    FullBatch,
-    Matcha,
-    NonBlocking,
-    NormLimit,
-    Options,
-    OverSelection,
-    PerWorkerStrategy,
-)
+from strategies import REGISTRY, SGD, FlowerStrategy, FullBatch, NonBlocking, NormLimit, Options
 
 
 def build(
@@ -30,37 +16,32 @@ def build(
     options: Options,
     *,
     wall_clock: bool = False,
-    held_out_loss: Callable[[ArrayRecord], float] | None = None,
-) -> PerWorkerStrategy:
-    """Return the strategy of a configuration.
+) -> FlowerStrategy:
+    """Return the strategy of a configuration: the class that ``REGISTRY`` names, made with the choice's own keys.
+
+    A class gets the graphs (``topology``), ``allow_disconnected`` and ``wall_clock`` if its constructor takes them.
 
     Parameters
     ----------
     config : Config
         Checked.
     options : Options
-        What is not configured: plan, callbacks, state, stop.
+        What is not configured: partition, callbacks, state, stop, loss on held-out samples.
     wall_clock : bool
-        Whether the workers are real devices: a silent one is then given up after the budget and a grace.
-    held_out_loss : callable, optional
-        (arrays) -> loss, for leaders chosen by it.
+        Whether the workers are real devices: one that has not replied is then absent after the budget and a grace.
     """
-    common: dict[str, Any] = {**_common(config, wall_clock), **options}
     chosen = config.strategy
+    make: Callable[..., FlowerStrategy] = REGISTRY[chosen.name]
     shared = {field.name for field in fields(groups.Strategy)}
-    own: dict[str, Any] = {name: value for name, value in vars(chosen).items() if name not in shared}
-    if isinstance(chosen, groups.OverSelection):
-        return OverSelection(wall_clock=wall_clock, **own, **common)
-    if isinstance(chosen, groups.FedBuff):
-        return FedBuff(wall_clock=wall_clock, **own, **common)
-    if not isinstance(chosen, groups.Decentralised):
-        return AllReduce(**common)
-    graphs = _schedule(config)
-    if isinstance(chosen, groups.ALDSGD):
-        return ALDSGD(graphs, held_out_loss=held_out_loss, allow_disconnected=_is_legacy(config), **own, **common)
-    if isinstance(chosen, groups.Matcha):
-        return Matcha(graphs, **own, **common)
-    return DPSGD(graphs, allow_disconnected=_is_legacy(config), **own, **common)
+    keys: dict[str, Any] = {name: value for name, value in vars(chosen).items() if name not in shared}
+    offered: dict[str, Callable[[], Any]] = {
+        "topology": lambda: _schedule(config),
+        "allow_disconnected": lambda: config.topology.schedule == "legacy_alternating",
+        "wall_clock": lambda: wall_clock,
+    }
+    parameters = inspect.signature(make).parameters
+    keys |= {name: value() for name, value in offered.items() if name in parameters}
+    return make(**keys, **{**_common(config, wall_clock), **options})
 
 
 def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
@@ -98,7 +79,3 @@ def _schedule(config: Config) -> topology.Schedule:
     graphs = dict(vars(config.topology))
     name, kind, rotate = (graphs.pop(key) for key in ("name", "schedule", "rotate"))
     return topology.schedule(name, config.workers, kind=kind, rotate=rotate, seed=config.seed, **graphs)
-
-
-def _is_legacy(config: Config) -> bool:
-    return config.topology.schedule == "legacy_alternating"

@@ -16,12 +16,12 @@ from rich.table import Table
 
 import tasks
 from echelon.algorithms.seeds import rng
-from partitioners import Partitioner, Stratified, SubmodularPartitioner, quality
+from partitioners import Partitioner, StratifiedPartitioner, SubmodularPartitioner, quality
 from partitioners.submodular.features import pca
 
 RATIOS = {"1,1,1,1,2,2,4,4": (1, 1, 1, 1, 2, 2, 4, 4), "equal": (1,) * 8}
 RULES: dict[str, Partitioner] = {
-    "random (stratified)": Stratified(),
+    "random (stratified)": StratifiedPartitioner(),
     "facility location, units": SubmodularPartitioner("facility_location", "units"),
     "facility location, fill": SubmodularPartitioner("facility_location", "fill"),
     "facility location, min_value (paper)": SubmodularPartitioner("facility_location", "min_value"),

@@ -1,24 +1,35 @@
-"""What data does each worker hold: partitioners that turn labels and capability ratios into index arrays."""
+"""Which samples each worker holds: partitioners that turn labels and capability ratios into index arrays.
+
+One row in `REGISTRY` makes a partitioner a choice of the configuration and puts it under the contract tests.
+"""
 
 from .base import Partitioner
-from .by_group import ByGroup
-from .dirichlet import Dirichlet
-from .file import FromFile
-from .iid import Iid
-from .registry import REGISTRY, build
-from .shards import Shards
-from .stratified import Stratified
+from .by_group import ByGroupPartitioner
+from .dirichlet import DirichletPartitioner
+from .file import FilePartitioner
+from .iid import IidPartitioner
+from .shards import ShardsPartitioner
+from .stratified import StratifiedPartitioner
 from .submodular.partitioner import SubmodularPartitioner
+
+REGISTRY: dict[str, type[Partitioner]] = {
+    "iid": IidPartitioner,
+    "stratified": StratifiedPartitioner,
+    "dirichlet": DirichletPartitioner,
+    "shards": ShardsPartitioner,
+    "by_group": ByGroupPartitioner,
+    "submodular": SubmodularPartitioner,
+    "file": FilePartitioner,
+}
 
 __all__ = [
     "REGISTRY",
-    "ByGroup",
-    "Dirichlet",
-    "FromFile",
-    "Iid",
+    "ByGroupPartitioner",
+    "DirichletPartitioner",
+    "FilePartitioner",
+    "IidPartitioner",
     "Partitioner",
-    "Shards",
-    "Stratified",
+    "ShardsPartitioner",
+    "StratifiedPartitioner",
     "SubmodularPartitioner",
-    "build",
 ]

@@ -1,22 +1,45 @@
-"""What every partitioner is: a call from labels and capability ratios to one index array per worker."""
+"""The base class of all partitioners, and the validation of what they are given."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+Features = npt.NDArray[np.generic]
 
 
-class Partitioner(Protocol):
-    """Split samples 0..n-1 among workers 0..N-1.
+class Partitioner(ABC):
+    """Divide samples 0..n-1 among workers 0..N-1.
 
-    Every partitioner keeps these promises: the parts are disjoint and cover the samples, each part is sorted in
-    ascending order, and equal arguments (with an equal state of `rng`) give equal parts.  A worker whose share is below
-    one sample may get an empty part, and a class with fewer samples than workers is missing from some of them.
+    Every partitioner keeps this contract:
+
+    - the parts are disjoint, and together they hold every sample;
+    - each part is an int64 array in ascending order;
+    - equal arguments, with an equal state of `rng`, give equal parts;
+    - only the proportions of the ratios matter.
+
+    A worker whose share is below one sample may get an empty part, and a class with fewer samples than workers is
+    missing from some parts.
+
+    A subclass implements `_partition`; labels, ratios and features are validated here, once.  A subclass that compares
+    samples by their features sets `needs_features`; to all others features are not handed on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners import Partitioner
+    >>> class RoundRobinPartitioner(Partitioner):
+    ...     def _partition(self, labels, shares, rng, features):
+    ...         return [np.arange(rank, len(labels), len(shares)) for rank in range(len(shares))]
+    >>> RoundRobinPartitioner()([0, 0, 1, 1, 1], [1, 1], np.random.default_rng(0))
+    [array([0, 2, 4]), array([1, 3])]
     """
+
+    needs_features: ClassVar[bool] = False
 
     def __call__(
         self,
@@ -32,11 +55,11 @@ class Partitioner(Protocol):
         labels : (n,) array of int
             Class of each sample.
         ratios : sequence of N floats
-            Capability of each worker: a worker's share of the samples is its ratio over the sum of all.
+            Capability of each worker: its share of the samples is its ratio over the sum of all ratios.
         rng : numpy.random.Generator
             Source of every random choice.
         features : (n, ...) array, optional
-            One row per sample, for partitioners that compare samples.
+            One row of real numbers per sample; used, and validated, only if `needs_features`.
 
         Returns
         -------
@@ -48,7 +71,30 @@ class Partitioner(Protocol):
         ValueError
             If an argument is out of range; the message names it and gives its value.
         """
-        ...
+        validated, shares = check_labels(labels), check_ratios(ratios)
+        rows = check_features(features, len(validated)) if self.needs_features else None
+        return self._partition(validated, shares, rng, rows)
+
+    @abstractmethod
+    def _partition(
+        self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
+    ) -> list[IntArray]:
+        """Return the samples of each worker, as the contract of the class asks.
+
+        Parameters
+        ----------
+        labels : (n,) int64 array
+            Class of each sample, n > 0.
+        shares : (N,) float64 array
+            Share of each worker, positive and summing to one.
+        rng : numpy.random.Generator
+        features : (n, d) array of finite real numbers, or None
+            None unless `needs_features`.
+
+        Returns
+        -------
+        list of N sorted int64 arrays
+        """
 
 
 def check_labels(labels: npt.ArrayLike) -> IntArray:
@@ -72,7 +118,7 @@ def check_ratios(ratios: Sequence[float]) -> FloatArray:
     return np.asarray(array / array.max() / (array / array.max()).sum(), dtype=np.float64)
 
 
-def check_features(features: npt.ArrayLike | None, samples: int) -> npt.NDArray[np.generic]:
+def check_features(features: npt.ArrayLike | None, samples: int) -> Features:
     """Return `features` as (samples, d) without copying them, or raise ValueError."""
     if features is None:
         raise ValueError(
@@ -87,7 +133,7 @@ def check_features(features: npt.ArrayLike | None, samples: int) -> npt.NDArray[
     if array.shape[1] == 0:
         raise ValueError(f"features must have at least one column; got shape {array.shape}")
     if array.dtype.kind == "f":
-        for start in range(0, samples, 4096):  # in slices: a mask of all of them would cost as much as the data
+        for start in range(0, samples, 4096):  # in slices: a mask of all rows would cost as much memory as the data
             finite = np.isfinite(array[start : start + 4096]).all(axis=1)
             if not finite.all():
                 raise ValueError(f"features must be finite; sample {start + int(finite.argmin())} has NaN or infinity")

@@ -1,46 +1,46 @@
 """Whole groups of samples, such as a patient's record, stay with one worker."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .base import FloatArray, IntArray, check_labels, check_ratios
+from .base import Features, FloatArray, IntArray, Partitioner
 
 
 @dataclass(frozen=True)
-class ByGroup:
+class ByGroupPartitioner(Partitioner):
     """Assign whole groups to workers so that sizes come as close to the ratios as moves and swaps can bring them.
 
-    Largest group first (ties: lowest group), each to the worker that lacks most (ties: lowest rank); then, while it
-    lowers the sum of squared size errors, one group is moved or two are swapped.  Sizes cannot be promised to within
-    one sample.  Nothing is drawn at random.
+    Largest group first (ties: lowest group), each to the worker furthest below its share (ties: lowest rank); then,
+    while it lowers the sum of squared size errors, one group is moved or two are swapped.  Sizes are not guaranteed to
+    within one sample.  Nothing is drawn at random, and labels count only in number.
 
     Parameters
     ----------
     groups : (n,) array
         Group of each sample: numbers or strings.
+
+    Raises
+    ------
+    ValueError
+        When called, if the groups do not match the labels in length, or are fewer than the workers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners import ByGroupPartitioner
+    >>> partitioner = ByGroupPartitioner(["ann", "ann", "ben", "cho", "cho", "cho"])
+    >>> partitioner([0, 1, 0, 0, 1, 1], [1, 1], np.random.default_rng(0))
+    [array([3, 4, 5]), array([0, 1, 2])]
     """
 
     groups: npt.ArrayLike
 
-    def __call__(
-        self,
-        labels: npt.ArrayLike,
-        ratios: Sequence[float],
-        rng: np.random.Generator,
-        features: npt.ArrayLike | None = None,
+    def _partition(
+        self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
     ) -> list[IntArray]:
-        """See `partitioners.base.Partitioner`; `rng` and `features` are not used.
-
-        Raises
-        ------
-        ValueError
-            Also if the groups do not match the labels in length, or are fewer than the workers.
-        """
-        samples, shares = len(check_labels(labels)), check_ratios(ratios)
-        groups = np.asarray(self.groups)
+        samples, groups = len(labels), np.asarray(self.groups)
         if groups.shape != (samples,):
             raise ValueError(f"partitioner.groups must be one per label ({samples}); got shape {groups.shape}")
         _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
@@ -58,36 +58,38 @@ def assign(sizes: IntArray, targets: FloatArray) -> IntArray:
     Parameters
     ----------
     sizes : (G,) int64 array
+        Samples of each group.
     targets : (N,) array
+        Samples wanted by each owner.
 
     Returns
     -------
     (G,) int64 array of ranks
     """
     owner = np.empty(len(sizes), dtype=np.int64)
-    lacking = targets.copy()
+    deficits = targets.copy()
     for group in np.argsort(-sizes, kind="stable"):
-        owner[group] = rank = int(lacking.argmax())
-        lacking[rank] -= sizes[group]
-    while any(_exchange(sizes, owner, lacking, a, b) for a in range(len(targets)) for b in range(a)):
+        owner[group] = rank = int(deficits.argmax())
+        deficits[rank] -= sizes[group]
+    while any(_exchange(sizes, owner, deficits, a, b) for a in range(len(targets)) for b in range(a)):
         pass
     return owner
 
 
-def _exchange(sizes: IntArray, owner: IntArray, lacking: FloatArray, a: int, b: int) -> bool:
-    """Make the move or swap between workers a and b that evens them out best, if one does (in place)."""
-    give, take = np.flatnonzero(owner == a), np.flatnonzero(owner == b)
-    given, taken = np.append(sizes[give], 0), np.append(sizes[take], 0)  # the last: give, or take, nothing
-    wanted = (lacking[b] - lacking[a]) / 2  # samples that should go from a to b on balance
-    order = np.argsort(taken, kind="stable")
-    place = np.searchsorted(taken[order], given - wanted)
-    near = np.stack([order[np.maximum(place - 1, 0)], order[np.minimum(place, len(taken) - 1)]])
-    miss = np.abs(given - taken[near] - wanted)
-    side, i = np.unravel_index(int(miss.argmin()), miss.shape)
-    j = int(near[side, i])
-    if miss[side, i] >= abs(wanted) - 1e-9:
+def _exchange(sizes: IntArray, owner: IntArray, deficits: FloatArray, a: int, b: int) -> bool:
+    """Make the best move or swap between workers a and b, in place; return whether one lowers the error."""
+    groups_a, groups_b = np.flatnonzero(owner == a), np.flatnonzero(owner == b)
+    sizes_a, sizes_b = np.append(sizes[groups_a], 0), np.append(sizes[groups_b], 0)  # the last: no group
+    transfer = (deficits[b] - deficits[a]) / 2  # net number of samples that should go from a to b
+    order = np.argsort(sizes_b, kind="stable")
+    position = np.searchsorted(sizes_b[order], sizes_a - transfer)
+    nearest = np.stack([order[np.maximum(position - 1, 0)], order[np.minimum(position, len(sizes_b) - 1)]])
+    errors = np.abs(sizes_a - sizes_b[nearest] - transfer)
+    side, i = np.unravel_index(int(errors.argmin()), errors.shape)
+    j = int(nearest[side, i])
+    if errors[side, i] >= abs(transfer) - 1e-9:
         return False
-    owner[give[i : i + 1]], owner[take[j : j + 1]] = b, a
-    lacking[a] += given[i] - taken[j]
-    lacking[b] -= given[i] - taken[j]
+    owner[groups_a[i : i + 1]], owner[groups_b[j : j + 1]] = b, a  # empty slices where no group is moved
+    deficits[a] += sizes_a[i] - sizes_b[j]
+    deficits[b] -= sizes_a[i] - sizes_b[j]
     return True

@@ -1,4 +1,4 @@
-"""Every partitioner here as a partitioner of Flower Datasets (the extra `datasets`)."""
+"""An adapter that makes any partitioner one of Flower Datasets (the extra `datasets`)."""
 
 from collections.abc import Sequence
 
@@ -16,22 +16,32 @@ from datasets import Dataset
 
 
 class FlowerDatasetsPartitioner(flower.Partitioner):  # type: ignore[misc]  # the library is untyped
-    """Partition a `datasets.Dataset` by one of our partitioners.
-
-    >>> FlowerDatasetsPartitioner(SubmodularPartitioner(), [1, 1, 2, 4], partition_by="label", features_from="img")
+    """Partition a `datasets.Dataset` with a `Partitioner`.
 
     Parameters
     ----------
     partitioner : Partitioner
-        What splits the samples, such as `SubmodularPartitioner()`.
+        Divides the samples, for example `SubmodularPartitioner()`.
     ratios : sequence of N floats
-        Capability of each partition's holder; equal numbers for equal sizes.
+        Capability of the worker of each partition; equal numbers for equal sizes.
     partition_by : str
-        Column with the label: numbers or strings.
+        Column of the labels: numbers or strings.
     features_from : str, optional
-        Column with the features: images or numbers, of one shape.  Not needed by partitioners that compare no samples.
+        Column of the features: images or numbers, all of one shape.  Required if the partitioner's `needs_features`.
     seed : int
-        Root of what the partitioner draws at random.
+        Seed of the partitioner's random choices.
+
+    Examples
+    --------
+    >>> from datasets import Dataset
+    >>> from echelon.partitioners import SubmodularPartitioner
+    >>> from echelon.partitioners.flwr_datasets_adapter import FlowerDatasetsPartitioner
+    >>> partitioner = FlowerDatasetsPartitioner(
+    ...     SubmodularPartitioner(), [1, 1], partition_by="label", features_from="x"
+    ... )
+    >>> partitioner.dataset = Dataset.from_dict({"label": ["a"] * 4, "x": [[0.0], [1.0], [8.0], [10.0]]})
+    >>> partitioner.load_partition(0)["x"][:]
+    [[0.0], [8.0]]
     """
 
     def __init__(
@@ -57,12 +67,21 @@ class FlowerDatasetsPartitioner(flower.Partitioner):  # type: ignore[misc]  # th
         return len(self._ratios)
 
     def load_partition(self, partition_id: int) -> Dataset:
-        """Return the rows of one partition; the plan is made at the first call.
+        """Return the rows of one partition; the first call partitions the dataset.
+
+        Parameters
+        ----------
+        partition_id : int
+            In [0, num_partitions).
+
+        Returns
+        -------
+        datasets.Dataset
 
         Raises
         ------
         ValueError
-            If there is no such partition or column, or the partitioner refuses the data.
+            If there is no such partition or column, or the partitioner rejects the data.
         """
         if not 0 <= partition_id < self.num_partitions:
             raise ValueError(f"partition_id must lie in [0, {self.num_partitions}); got {partition_id}")

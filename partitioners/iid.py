@@ -1,27 +1,28 @@
-"""Random shards, whatever the labels."""
+"""Random parts, regardless of the labels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from .base import IntArray, check_labels, check_ratios
+from .base import Features, FloatArray, IntArray, Partitioner
 from .quotas import quotas
 
 
 @dataclass(frozen=True)
-class Iid:
-    """Cut one random order of all samples into shards whose sizes follow the ratios to within one sample."""
+class IidPartitioner(Partitioner):
+    """Cut one random order of all samples into parts whose sizes follow the ratios to within one sample.
 
-    def __call__(
-        self,
-        labels: npt.ArrayLike,
-        ratios: Sequence[float],
-        rng: np.random.Generator,
-        features: npt.ArrayLike | None = None,
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners import IidPartitioner
+    >>> parts = IidPartitioner()([0] * 6 + [1] * 2, [1, 1, 2], np.random.default_rng(0))
+    >>> [len(part) for part in parts]
+    [2, 2, 4]
+    """
+
+    def _partition(
+        self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
     ) -> list[IntArray]:
-        """See `partitioners.base.Partitioner`; `features` are not used."""
-        samples = len(check_labels(labels))
-        sizes = quotas([samples], check_ratios(ratios))[0]
-        return [np.sort(part) for part in np.split(rng.permutation(samples), np.cumsum(sizes)[:-1])]
+        sizes = quotas([len(labels)], shares)[0]
+        return [np.sort(part) for part in np.split(rng.permutation(len(labels)), np.cumsum(sizes)[:-1])]

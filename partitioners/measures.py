@@ -1,4 +1,4 @@
-"""How well blocks of samples stand for the samples they were taken from."""
+"""Measures of how well blocks of samples represent the samples they were drawn from."""
 
 import numpy as np
 import numpy.typing as npt
@@ -8,13 +8,13 @@ from .submodular.compiled import compiled
 
 Matrix = npt.NDArray[np.float32]
 
-_ROWS = 1024  # samples whose Fourier features are held at a time
-_FREQUENCIES = 1024  # random Fourier features: MMD^2 to a few percent
-_COLUMNS = 4096  # samples whose distances to all queries are held at a time
+_ROWS = 1024  # samples whose Fourier features are in memory at a time
+_FREQUENCIES = 1024  # random Fourier frequencies: they give MMD^2 to a few percent
+_COLUMNS = 4096  # samples whose distances to all queries are in memory at a time
 
 
 def compare_rows(s: Matrix, owner: IntArray, blocks: int) -> tuple[FloatArray, FloatArray]:
-    """Compare samples with blocks.
+    """Return the mean and the largest similarity of samples to blocks.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def compare_rows(s: Matrix, owner: IntArray, blocks: int) -> tuple[FloatArray, F
     means : (m, B) float64 array
         Mean similarity to the members of each block; NaN for an empty block.
     coverage : (B,) float64 array
-        Mean over the m samples of the largest similarity to a member, facility location's f(A) / n if m = n; 0 for an
+        Mean over the m samples of the largest similarity to a member; f(A) / n of facility location if m = n; 0 for an
         empty block.
     """
     sums, largest = _sums_and_largest(s, owner, blocks)
@@ -54,7 +54,7 @@ def mmd2(means: FloatArray, whole: FloatArray, owner: IntArray) -> FloatArray:
     Parameters
     ----------
     means : (n, B) array
-        What `compare_rows` returns for all samples.
+        As returned by `compare_rows` for all samples.
     whole : (n,) array
         Mean similarity of every sample to all samples.
     owner : (n,) int64 array
@@ -78,13 +78,13 @@ def random_mmd2(size: npt.ArrayLike, total: int, mean_similarity: float) -> Floa
 
     It is the variance of a sample mean, (total - size) / (total - 1) sigma^2 / size with sigma^2 = 1 - mean_similarity.
     """
-    held = np.asarray(size, dtype=np.float64)
+    sizes = np.asarray(size, dtype=np.float64)
     with np.errstate(divide="ignore"):
-        return np.asarray((total - held) / max(total - 1, 1) * (1 - mean_similarity) / held)
+        return np.asarray((total - sizes) / max(total - 1, 1) * (1 - mean_similarity) / sizes)
 
 
 def fourier_means(x: Matrix, bandwidth: float, owner: IntArray, blocks: int, rng: np.random.Generator) -> FloatArray:
-    """Return the mean of each block, and last that of the whole, in random Fourier features of the Gaussian kernel.
+    """Return the mean of each block, then of all samples, in random Fourier features of the Gaussian kernel.
 
     Squared distances between these means estimate MMD^2 without bias and without an n x n matrix (Rahimi and Recht
     2007).
@@ -93,7 +93,7 @@ def fourier_means(x: Matrix, bandwidth: float, owner: IntArray, blocks: int, rng
     ----------
     x : (n, d) float32 array
     bandwidth : float
-        Of exp(-|v - u|^2 / bandwidth).
+        Bandwidth of exp(-|v - u|^2 / bandwidth).
     owner : (n,) int64 array
     blocks : int
     rng : numpy.random.Generator
@@ -119,7 +119,7 @@ def fourier_means(x: Matrix, bandwidth: float, owner: IntArray, blocks: int, rng
 def neighbour_accuracy(
     features: npt.NDArray[np.generic], labels: IntArray, owners: list[IntArray], blocks: int, queries: IntArray
 ) -> list[FloatArray]:
-    """Return how often the nearest neighbour of a query within a block has the query's label.
+    """Return the fraction of queries whose nearest neighbour within a block has the query's label.
 
     Parameters
     ----------
@@ -136,28 +136,28 @@ def neighbour_accuracy(
     list of (B,) arrays
         One per partition; 0 for an empty block.
     """
-    asked = np.asarray(features[queries], dtype=np.float32)
-    centre = asked.mean(axis=0)
-    asked -= centre
+    points = np.asarray(features[queries], dtype=np.float32)
+    centre = points.mean(axis=0)
+    points -= centre
     nearest = np.full((len(owners), blocks, len(queries)), np.inf, dtype=np.float32)
-    found = np.full(nearest.shape, -1, dtype=np.int64)
+    neighbours = np.full(nearest.shape, -1, dtype=np.int64)
     for start in range(0, len(labels), _COLUMNS):
         x = np.asarray(features[start : start + _COLUMNS], dtype=np.float32) - centre
-        distances = np.einsum("ij,ij->i", x, x) - 2 * (asked @ x.T)  # the queries' own lengths do not change the order
+        distances = np.einsum("ij,ij->i", x, x) - 2 * (points @ x.T)  # up to the queries' squared lengths
         own = np.flatnonzero((queries >= start) & (queries < start + len(x)))
         distances[own, queries[own] - start] = np.inf
         for which, owner in enumerate(owners):
-            _keep_nearest(distances, owner[start : start + len(x)], start, nearest[which], found[which])
-    right = (found >= 0) & (labels[found] == labels[queries])
-    return list(right.mean(axis=2))
+            _keep_nearest(distances, owner[start : start + len(x)], start, nearest[which], neighbours[which])
+    correct = (neighbours >= 0) & (labels[neighbours] == labels[queries])
+    return list(correct.mean(axis=2))
 
 
 @compiled
-def _keep_nearest(distances: Matrix, owner: IntArray, start: int, nearest: Matrix, found: IntArray) -> None:
+def _keep_nearest(distances: Matrix, owner: IntArray, start: int, nearest: Matrix, neighbours: IntArray) -> None:
     """Replace, in place, each query's nearest neighbour in each block by a nearer one among samples from `start` on."""
     for query in range(distances.shape[0]):
         for sample in range(distances.shape[1]):
             block = owner[sample]
             if distances[query, sample] < nearest[block, query]:
                 nearest[block, query] = distances[query, sample]
-                found[block, query] = start + sample
+                neighbours[block, query] = start + sample

@@ -1,4 +1,4 @@
-"""Quality of a partition: whether every worker holds its share, all classes, and all that each class looks like."""
+"""Quality of a partition: sizes, class proportions and how well each part represents its classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.table import Table
 
-_EXACT = 8192  # samples of a class up to which all pairs are compared
+_EXACT = 8192  # all pairs are compared in classes of up to this many samples
 _EVALUATED = 2048  # samples on which coverage is evaluated in larger classes
-_QUERIES = 1000  # samples that are classified by their nearest neighbours
+_QUERIES = 1000  # samples classified by their nearest neighbours
 _SHOWN = 4000  # samples in the projection
 
 
@@ -30,20 +30,20 @@ class Projection:
 
 @dataclass(frozen=True)
 class Similarity:
-    """What comparing features tells; lists are by rank, `random_` values are for random parts of the same sizes.
+    """Results of comparing features; lists are by rank, `random_` values are for random parts of the same sizes.
 
     Parameters
     ----------
     mmd2 : list of N lists of L floats
         Squared maximum mean discrepancy of the worker's part of each class to the class, under exp(-d^2 / bandwidth);
-        NaN where it has none of the class.
+        NaN if the part has no sample of the class.
     random_mmd2 : list of N lists of L floats
         Its expectation for random parts, in closed form.
     coverage, random_coverage : list of N floats
-        Mean over all samples of the similarity to the nearest sample of their class that the worker holds, in [0, 1]:
-        facility location's f over n.
+        Mean over all samples of the similarity to the most similar sample of their class in the worker's part, in
+        [0, 1]: f / n of facility location.
     neighbour_accuracy, random_neighbour_accuracy : list of N floats
-        1-NN accuracy of the worker's samples on up to 1000 other samples of the whole.
+        Accuracy of a 1-nearest-neighbour classifier of the worker's samples, on up to 1000 other samples.
     """
 
     mmd2: list[list[float]]
@@ -62,14 +62,16 @@ class Report:
     ----------
     sizes : list of N ints
     size_errors : list of N floats
-        Samples more than the worker's share by its ratio.
+        Samples above (below, if negative) the worker's share by its ratio.
     classes : list of L ints
     class_counts : list of N lists of L ints
     class_variations : list of N floats
-        Total variation distance of the worker's class proportions to those of the whole, in [0, 1]; 1 if it has none.
+        Total variation distance of the worker's class proportions to those of the whole, in [0, 1]; 1 if it has no
+        samples.
     similarity : Similarity, optional
-        None where no features were given.
+        None if no features were given.
     projection : Projection, optional
+        None if no features were given, or they have fewer than two columns.
     """
 
     sizes: list[int]
@@ -93,12 +95,12 @@ class Report:
             "classes": self.classes,
             "class_counts": self.class_counts,
         }
-        if (found := self.similarity) is not None:
-            for key, values in (("mmd2", found.mmd2), ("random_mmd2", found.random_mmd2)):
+        if (similarity := self.similarity) is not None:
+            for key, values in (("mmd2", similarity.mmd2), ("random_mmd2", similarity.random_mmd2)):
                 summary[f"{key}_mean"], summary[f"{key}_worst"] = float(np.nanmean(values)), float(np.nanmax(values))
                 detail[key] = [mean_or_none(row) for row in values]
             for key in ("coverage", "random_coverage", "neighbour_accuracy", "random_neighbour_accuracy"):
-                summary[f"{key}_mean"], detail[key] = float(np.mean(getattr(found, key))), getattr(found, key)
+                summary[f"{key}_mean"], detail[key] = float(np.mean(getattr(similarity, key))), getattr(similarity, key)
         return summary | detail
 
     def table(self) -> "Table":
@@ -123,23 +125,25 @@ def report(
     bandwidth: float | None = None,
     seed: int = 0,
 ) -> Report:
-    """Measure a partition.
+    """Measure the quality of a partition.
 
-    The cost is bounded: in classes of more than 8192 samples MMD^2 is estimated from 1024 random Fourier features and
-    coverage on 2048 samples, 1000 samples are classified, and 4000 are shown.  These are drawn from `seed`.
+    The cost is bounded: in classes of more than 8192 samples, MMD^2 is estimated from 1024 random Fourier frequencies
+    and coverage from 2048 samples; 1000 samples are classified, and 4000 are shown.  They are drawn with `seed`.
 
     Parameters
     ----------
     parts : N arrays of sample indices, by rank
         Every sample in exactly one of them.
     labels : (n,) array of int
-    ratios : N floats
+        Class of each sample.
+    ratios : sequence of N floats
+        Capability of each worker.
     features : (n, ...) array, optional
-        Without them only sizes and classes are measured.
+        One row of real numbers per sample.  None: only sizes and classes are measured.
     bandwidth : float, optional
-        Of the kernel exp(-d^2 / bandwidth).  None: the median squared distance within the class.
+        Bandwidth of the kernel exp(-d^2 / bandwidth).  None: the median squared distance within the class.
     seed : int
-        Of the samples drawn, and of the random parts that coverage and accuracy are compared with.
+        Seed of the samples drawn, and of the random parts that coverage and accuracy are compared with.
 
     Returns
     -------
@@ -148,24 +152,31 @@ def report(
     Raises
     ------
     ValueError
-        If the parts are no partition of the samples, or do not match the ratios in number.
+        If the parts do not hold every sample exactly once, or do not match the ratios in number.
+
+    Examples
+    --------
+    >>> from echelon.partitioners import quality
+    >>> report = quality.report([[0, 1, 2], [3]], labels=[5, 5, 9, 9], ratios=[2, 1])
+    >>> report.sizes, report.class_counts
+    ([3, 1], [[2, 1], [0, 1]])
     """
-    checked, shares = check_labels(labels), check_ratios(ratios)
-    owner = _owner(parts, len(checked), len(shares))
+    validated, shares = check_labels(labels), check_ratios(ratios)
+    owner = _owner(parts, len(validated), len(shares))
     sizes = np.bincount(owner, minlength=len(shares))
-    classes, label_of, totals = np.unique(checked, return_inverse=True, return_counts=True)
+    classes, label_of, totals = np.unique(validated, return_inverse=True, return_counts=True)
     counts = np.zeros((len(shares), len(classes)), dtype=np.int64)
     np.add.at(counts, (owner, label_of), 1)
     proportions = counts / np.maximum(sizes, 1)[:, None]
     variations = np.where(sizes > 0, np.abs(proportions - totals / totals.sum()).sum(axis=1) / 2, 1.0)
     similarity, projection = None, None
     if features is not None:
-        rows, rng = check_features(features, len(checked)), np.random.default_rng(seed)
-        similarity = _compare(rows, checked, owner, len(shares), bandwidth, rng)
-        projection = _project(rows, checked, owner, rng)
+        rows, rng = check_features(features, len(validated)), np.random.default_rng(seed)
+        similarity = _compare(rows, validated, owner, len(shares), bandwidth, rng)
+        projection = _project(rows, validated, owner, rng)
     return Report(
         sizes=sizes.tolist(),
-        size_errors=(sizes - len(checked) * shares).tolist(),
+        size_errors=(sizes - len(validated) * shares).tolist(),
         classes=classes.tolist(),
         class_counts=counts.tolist(),
         class_variations=variations.tolist(),
@@ -175,9 +186,9 @@ def report(
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
-    """Return the mean of the values that are not NaN, None if there are none."""
-    held = [value for value in values if not np.isnan(value)]
-    return float(np.mean(held)) if held else None
+    """Return the mean of the values that are not NaN, or None if all are."""
+    numbers = [value for value in values if not np.isnan(value)]
+    return float(np.mean(numbers)) if numbers else None
 
 
 def _owner(parts: Sequence[npt.ArrayLike], samples: int, workers: int) -> IntArray:
@@ -200,22 +211,22 @@ def _compare(
     bandwidth: float | None,
     rng: np.random.Generator,
 ) -> Similarity:
-    """Compare the parts with the classes, and with random parts that have as many samples of each class."""
+    """Compare the parts with the classes, and with random parts that have equally many samples of each class."""
     from .measures import neighbour_accuracy
 
     classes = np.unique(labels)
-    found, expected = np.empty((workers, len(classes))), np.empty((workers, len(classes)))
+    mmd2, expected = np.empty((workers, len(classes))), np.empty((workers, len(classes)))
     covered, shuffled = np.zeros((2, workers)), owner.copy()
     for column, label in enumerate(classes):
         members = np.flatnonzero(labels == label)
         shuffled[members] = rng.permutation(owner[members])
         pair = [owner[members], shuffled[members]]
-        found[:, column], expected[:, column], values = _compare_class(rows[members], pair, workers, bandwidth, rng)
+        mmd2[:, column], expected[:, column], values = _compare_class(rows[members], pair, workers, bandwidth, rng)
         covered += values * len(members) / len(labels)
     queries = np.sort(rng.choice(len(labels), min(len(labels), _QUERIES), replace=False))
     accuracies = neighbour_accuracy(rows, labels, [owner, shuffled], workers, queries)
     return Similarity(
-        mmd2=found.tolist(),
+        mmd2=mmd2.tolist(),
         random_mmd2=expected.tolist(),
         coverage=covered[0].tolist(),
         random_coverage=covered[1].tolist(),
@@ -231,7 +242,7 @@ def _compare_class(
     bandwidth: float | None,
     rng: np.random.Generator,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the parts' MMD^2, the expectation for random parts, and the coverage of the parts and of random ones."""
+    """Return MMD^2 of the parts, its expectation for random parts, and the coverage of the parts and of random ones."""
     from . import measures
     from .submodular import kernel, matrix_free
 
@@ -246,12 +257,13 @@ def _compare_class(
     (means, covered), (_, covered_by_random) = (measures.compare_rows(s, owner, workers) for owner in owners)
     if n <= _EXACT:
         whole = s.mean(axis=1, dtype=np.float64)
-        found, similar = measures.mmd2(means, whole, owners[0]), float(whole.mean())
+        mmd2, mean_similarity = measures.mmd2(means, whole, owners[0]), float(whole.mean())
     else:
         centres = measures.fourier_means(points.vectors, width, owners[0], workers, rng)
-        found, similar = np.square(centres[:-1] - centres[-1]).sum(axis=1), float(np.square(centres[-1]).sum())
-    expected = measures.random_mmd2(np.bincount(owners[0], minlength=workers), n, similar)
-    return found, np.where(np.isfinite(expected), expected, np.nan), np.array([covered, covered_by_random])
+        mmd2 = np.square(centres[:-1] - centres[-1]).sum(axis=1)
+        mean_similarity = float(np.square(centres[-1]).sum())
+    expected = measures.random_mmd2(np.bincount(owners[0], minlength=workers), n, mean_similarity)
+    return mmd2, np.where(np.isfinite(expected), expected, np.nan), np.array([covered, covered_by_random])
 
 
 def _project(

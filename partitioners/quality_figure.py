@@ -1,4 +1,4 @@
-"""A quality report as a picture."""
+"""The figure of a quality report."""
 
 import matplotlib
 import numpy as np
@@ -9,10 +9,10 @@ from matplotlib.patches import Patch
 
 from .quality import Projection, Report
 
-# Paul Tol's muted scheme: distinct for colour-blind readers too.
+# Paul Tol's muted scheme, which colour-blind readers can distinguish.
 _MUTED = ("332288", "88CCEE", "44AA99", "117733", "999933", "DDCC77", "CC6677", "882255", "AA4499", "000000")
 _PANELS = 8  # workers whose samples are shown
-_LABELLED = 0.04  # of the axis: segments this wide carry their class
+_LABELLED = 0.04  # segments wider than this fraction of the axis are labelled with their class
 
 
 def figure(report: Report) -> Figure:
@@ -29,7 +29,7 @@ def figure(report: Report) -> Figure:
 
 
 def _colours(classes: int) -> list[tuple[float, float, float, float]]:
-    """Return a colour per class: distinct ones up to ten, beyond that steps from dark to light."""
+    """Return a colour per class: distinct colours for up to ten classes, otherwise steps from dark to light."""
     few = ListedColormap([f"#{code}" for code in _MUTED])
     many = matplotlib.colormaps["cividis"]
     return [few(index) if classes <= len(_MUTED) else many(index / (classes - 1)) for index in range(classes)]

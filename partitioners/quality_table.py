@@ -1,4 +1,4 @@
-"""A quality report as a table."""
+"""The table of a quality report."""
 
 from collections.abc import Sequence
 
@@ -25,9 +25,9 @@ def table(report: Report) -> Table:
     error, variation = np.abs(report.size_errors).mean(), np.mean(report.class_variations)
     cells = ["mean", f"{np.mean(report.sizes):.1f}", f"{error:.2f}", f"{variation:.4f}"]
     if similar:
-        found = similar.mmd2, similar.coverage, similar.neighbour_accuracy
+        parts = similar.mmd2, similar.coverage, similar.neighbour_accuracy
         random = similar.random_mmd2, similar.random_coverage, similar.random_neighbour_accuracy
-        result.add_row(*cells, *_mean_cells(*found))
+        result.add_row(*cells, *_mean_cells(*parts))
         result.add_row("random", "", "", "", *_mean_cells(*random))
     else:
         result.add_row(*cells)

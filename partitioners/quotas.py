@@ -1,4 +1,4 @@
-"""Whole numbers of samples per class and worker, as close to the shares as whole numbers can be."""
+"""Whole numbers of samples per class and worker, within one sample of the exact shares."""
 
 from itertools import pairwise
 
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from .base import FloatArray, IntArray
 
-_EXACT = 1e-9  # fractions closer than this are equal: what separates them is rounding
+_EXACT = 1e-9  # fractions closer than this count as equal: their difference is rounding
 
 
 def quotas(counts: npt.ArrayLike, shares: FloatArray) -> IntArray:
@@ -25,17 +25,34 @@ def quotas(counts: npt.ArrayLike, shares: FloatArray) -> IntArray:
     -------
     (L, N) int64 array
         Rows sum to `counts`; every entry and every column sum is within one of its share.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners.quotas import quotas
+    >>> quotas([10, 3], np.array([0.25, 0.75])).tolist()
+    [[3, 7], [0, 3]]
     """
     return round_table(np.outer(np.asarray(counts, dtype=np.float64), shares))
 
 
 def round_table(shares: FloatArray) -> IntArray:
-    """Round a table with whole row sums so that row sums stay, and entries and column sums move by less than one.
+    """Round a table so that its row sums, which are whole, do not change and all else changes by less than one.
 
-    Row by row by largest remainder (ties: lowest column), where a column's remainder includes what earlier rows owe
-    it.  That alone can, rarely, leave a column sum off by one or more, so such columns are then repaired; that it
-    can always be done is the controlled rounding theorem (Bacharach 1966, Management Science 12(9); Cox 1987, JASA
-    82(398)).
+    Rows are rounded in turn by largest remainder (ties: lowest column), where a column's remainder includes the
+    rounding errors of earlier rows.  In rare cases this leaves a column sum off by one or more; such columns are then
+    repaired.  That this is always possible is the controlled rounding theorem (Bacharach 1966, Management Science
+    12(9); Cox 1987, JASA 82(398)).
+
+    Parameters
+    ----------
+    shares : (L, N) array
+        Non-negative, with whole row sums.
+
+    Returns
+    -------
+    (L, N) int64 array
+        Entries and column sums differ from those of `shares` by less than one.
     """
     base = np.floor(shares + _EXACT)
     rest = np.maximum(shares - base, 0.0)
@@ -51,7 +68,7 @@ def round_table(shares: FloatArray) -> IntArray:
 
 
 def _repair(extra: npt.NDArray[np.bool_], rest: FloatArray, owed: FloatArray) -> None:
-    """Move single units along rows until no column is owed, or owes, one or more (in place)."""
+    """Move single units along rows, in place, until no column sum is off by one or more."""
     while np.abs(owed).max() >= 1 - _EXACT:
         short = owed.max() >= 1 - _EXACT
         end = int(owed.argmax() if short else owed.argmin())

@@ -1,29 +1,32 @@
-"""Random shards that all have the class proportions of the whole."""
+"""Random parts that all have the class proportions of the whole."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from .base import IntArray, check_labels, check_ratios
+from .base import Features, FloatArray, IntArray, Partitioner
 from .quotas import quotas
 
 
 @dataclass(frozen=True)
-class Stratified:
-    """Divide each class at random; every class of every worker, and its total, is within one sample of its share."""
+class StratifiedPartitioner(Partitioner):
+    """Divide each class at random; every class of every worker, and its total, is within one sample of its share.
 
-    def __call__(
-        self,
-        labels: npt.ArrayLike,
-        ratios: Sequence[float],
-        rng: np.random.Generator,
-        features: npt.ArrayLike | None = None,
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners import StratifiedPartitioner
+    >>> labels = np.array([0] * 8 + [1] * 4)
+    >>> parts = StratifiedPartitioner()(labels, [1, 3], np.random.default_rng(0))
+    >>> [np.bincount(labels[part]).tolist() for part in parts]
+    [[2, 1], [6, 3]]
+    """
+
+    def _partition(
+        self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
     ) -> list[IntArray]:
-        """See `partitioners.base.Partitioner`; `features` are not used."""
-        classes, counts = np.unique(checked := check_labels(labels), return_counts=True)
-        return deal(checked, classes, quotas(counts, check_ratios(ratios)), rng)
+        classes, counts = np.unique(labels, return_counts=True)
+        return deal(labels, classes, quotas(counts, shares), rng)
 
 
 def deal(labels: IntArray, classes: IntArray, table: IntArray, rng: np.random.Generator) -> list[IntArray]:
@@ -32,11 +35,13 @@ def deal(labels: IntArray, classes: IntArray, table: IntArray, rng: np.random.Ge
     Parameters
     ----------
     labels : (n,) int64 array
+        Class of each sample.
     classes : (L,) int64 array
-        The classes, in the order of the rows of `table`.
+        Classes in the order of the rows of `table`.
     table : (L, N) int64 array
         Samples per class and worker; rows sum to the class sizes.
     rng : numpy.random.Generator
+        Source of the random order within each class.
 
     Returns
     -------

@@ -7,10 +7,11 @@ import networkx as nx
 
 from echelon.algorithms import mixing as matrices
 from echelon.algorithms.schedules import Schedule
+from echelon.core.mixing import Floats, Ints
+from echelon.core.strategy import Order
 from echelon.server.options import Options
-from echelon.server.strategy import Floats, Ints
 
-from .gossip import Gossip, Order
+from .gossip import Gossip
 
 MatrixName = Literal["metropolis", "uniform", "laplacian", "target"]
 
@@ -27,7 +28,7 @@ class AllEdges:
     Parameters
     ----------
     mixing : {"metropolis", "uniform", "laplacian", "target"}
-        Which matrix (ALGORITHMS 3.2); ``target`` weighs workers by the samples that they hold.
+        Mixing matrix, see ``docs/algorithms/d_psgd.md``; ``target`` weights workers by the samples that they hold.
     """
 
     def __init__(self, mixing: MatrixName = "metropolis") -> None:
@@ -35,8 +36,8 @@ class AllEdges:
             raise ValueError(f"strategy.mixing must be one of {', '.join((*_MATRICES, 'target'))}; got {mixing}")
         self.mixing = mixing
 
-    def prepare(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
-        """Compute the matrices of all graphs that come back.
+    def lay_out(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
+        """Compute the matrices of the graphs that recur.
 
         Raises
         ------
@@ -46,7 +47,7 @@ class AllEdges:
         if self.mixing == "target" and not shard_sizes.all():
             raise ValueError(
                 f"strategy.mixing=target needs the number of every worker's samples; worker {shard_sizes.argmin()} has "
-                "not told its own: give a plan, or use another mixing matrix"
+                "not reported its own: give a partition, or use another mixing matrix"
             )
         self._schedule = schedule
         self._weights = shard_sizes / max(shard_sizes.sum(), 1)

@@ -1,9 +1,9 @@
-"""FedBuff (Nguyen et al., AISTATS 2022): buffered asynchronous aggregation, nobody waits for anybody."""
+"""FedBuff (Nguyen et al., AISTATS 2022): buffered asynchronous aggregation, in which no worker waits for another."""
 
 import heapq
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Unpack
 
@@ -11,30 +11,64 @@ import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
+from echelon.core.mixing import Floats, Mixing
+from echelon.core.strategy import RoundNumbers
 from echelon.protocol.messages import num_bytes
-from echelon.server import metrics as records
+from echelon.server import metrics
 from echelon.server.buffer import Buffer, Update
-from echelon.server.in_flight import Event, Tasks, TimeSheet
-from echelon.server.instructions import Orders, train_message
+from echelon.server.in_flight import Event, Tasks, TimeAccount
+from echelon.server.instructions import RoundInstructions, train_message
 from echelon.server.options import Options
 from echelon.server.replies import Reply
-from echelon.server.strategy import AllWorkersFailedError, Ints, Mixing, PerWorkerStrategy
-from echelon.server.updates import Received, account
+from echelon.server.session import Session
+from echelon.server.strategy import AllWorkersFailedError, FlowerStrategy
+from echelon.server.updates import Received, advance_state
 
 # Of a task: the model to the worker, the update to the server.
 _MODELS_PER_TASK = 2.0
 
 
-class FedBuff(PerWorkerStrategy):
-    """The server steps when ``buffer_size`` updates have come in: x += (lr / K) sum_k s(tau_k) (y_k - x_k).
+@dataclass
+class _Step:
+    """What has happened since the server's last step, which was at ``now`` on the run's time axis."""
 
-    A worker that finishes gets the current model at once and goes on; x_k is the model that it had been given, tau_k
+    now: float
+    time: TimeAccount
+    buffer: Buffer = field(default_factory=Buffer)
+    rejections: dict[int, str] = field(default_factory=dict)
+    offline: set[int] = field(default_factory=set)
+    downlink_bytes: int = 0
+
+    def received(self, replies: dict[int, Reply]) -> Received:
+        """Return the step's replies, absences and rejections."""
+        return Received(replies, dict.fromkeys(self.offline, 0.0), self.rejections)
+
+
+@dataclass
+class _Schedule:
+    """Tasks in flight and the events that they lead to.
+
+    ``unsent`` are workers with a new task that has not been sent; ``failed`` are workers that wait to be retried.
+    """
+
+    tasks: Tasks
+    communication: Floats
+    instructions: RoundInstructions
+    events: list[Event] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)
+    unsent: set[int] = field(default_factory=set)
+    message_bytes: dict[int, int] = field(default_factory=dict)
+
+
+class FedBuff(FlowerStrategy):
+    """The server steps when ``buffer_size`` updates have arrived: x += (lr / K) sum_k s(tau_k) (y_k - x_k).
+
+    A worker that finishes gets the current model at once and continues; x_k is the model that it had received, tau_k
     the steps that the server has taken since, and s(tau) = (1 + tau)^-exponent. A round (and a record) is one step of
     the server. All rows hold the one model.
 
-    In simulation the updates come in the order of the run's time axis: a task ends at its start + its communication +
+    In simulation the updates arrive in the order of the run's time axis: a task ends at its start + its communication +
     the seconds that the worker reports. That is a discrete-event simulation over replies: the same bits whatever engine
     computes them in whatever order.
 
@@ -47,15 +81,15 @@ class FedBuff(PerWorkerStrategy):
     server_learning_rate : float
         lr, above 0.
     wall_clock : bool
-        Whether workers measure real time: the updates then count in the order in which they really come in.
+        Whether workers measure real time: the updates then count in the order in which they really arrive.
     **options : Options
-        See :class:`echelon.server.options.Options`; late replies are what this strategy lives on, ``fold_late`` and
+        See :class:`echelon.server.options.Options`; every reply is late by design, so ``fold_late`` and
         ``grace_seconds`` have no meaning.
     """
 
-    now: float
-    buffer: Buffer
-    tasks: Tasks
+    needs_server = True
+    _schedule: _Schedule
+    _step: _Step
 
     def __init__(
         self,
@@ -79,201 +113,208 @@ class FedBuff(PerWorkerStrategy):
         self.wall_clock = wall_clock
         self.fold_late = True
 
-    def prepare(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> None:
-        """Enrol the workers and give each a task, or go on with the tasks that were under way."""
-        super().prepare(grid, arrays, config)
-        models = np.full(len(self.roster), _MODELS_PER_TASK)
-        self._communication = records.communication_seconds(models, self.layout.num_bytes, self.roster)
-        self._events: list[Event] = []
-        self._failed: set[int] = set()
-        self._unasked: set[int] = set()
-        self._message_bytes: dict[int, int] = {}
-        self._begin_round()
-        self.orders = Orders.make(self.state.round + 1, self.work, self.state, self.plan)
-        self.tasks = Tasks.of(self.state)
-        for rank in np.flatnonzero(self.tasks.numbers == 0).tolist():
+    def open(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> Session:
+        """Open the run and give each worker a task, or continue with the tasks that were in flight."""
+        session = super().open(grid, arrays, config)
+        models = np.full(len(session.roster), _MODELS_PER_TASK)
+        communication = metrics.communication_seconds(models, session.layout.num_bytes, session.roster)
+        self._schedule = _Schedule(Tasks.of(session.state), communication, self._instructions())
+        self._step = self._new_step()
+        for rank in np.flatnonzero(self._schedule.tasks.numbers == 0).tolist():
             self._give_task(rank)
+        return session
 
-    def round_mixing(self, server_round: int, present: Ints) -> Mixing:
-        """Return that nobody averages with a neighbour: every update goes to the server."""
-        size = len(self.roster)
-        models_sent = np.bincount(self.buffer.ranks, minlength=size).astype(np.float64)
-        return Mixing(np.eye(size), nx.empty_graph(size), models_sent)
+    def mixing(self, numbers: RoundNumbers) -> Mixing:
+        """Return the identity: no worker averages with a neighbour, every update goes to the server."""
+        size = self.num_workers
+        return Mixing(np.eye(size), nx.empty_graph(size), np.zeros(size))
 
     def run_round(self, server_round: int, config: ConfigRecord, timeout: float) -> dict[str, Any]:
         """Let time pass until the server has taken a step; raises as :meth:`aggregate_train`."""
+        exchange = self.session.exchange
         while (record := self._advance()) is None:
-            asked = self.configure_train(server_round, ArrayRecord(), config, self.exchange.grid)
-            messages = chain(self.enrolment.invite_newcomers(), asked)
+            tasks = self.configure_train(server_round, ArrayRecord(), config, exchange.grid)
+            messages = chain(self.session.registration.query_newcomers(), tasks)
             if self.wall_clock:
-                replies = self.exchange.next_replies(messages, timeout)
+                replies = exchange.next_replies(messages, timeout)
                 if not replies:
-                    raise AllWorkersFailedError(self._received({}).failure(server_round))
-                self._take_in(replies)
+                    raise AllWorkersFailedError(self._step.received({}).failure(server_round))
+                self._process(replies)
             else:
-                self._take_in(chain(self.exchange.collect_late(), self.exchange.run(messages, timeout)))
+                self._process(chain(exchange.collect_late(), exchange.run(messages, timeout)))
         return record
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return the tasks of the workers that are free; who has failed waits for another one's update first."""
-        if not hasattr(self, "tasks"):
-            self.prepare(grid, arrays, config)
-        self._unasked.clear()
-        waiting = self._failed.union(event.rank for event in self._events)
-        return self._messages([rank for rank in self._free_ranks() if rank not in waiting], config)
+        """Return train messages for idle workers; a worker that failed is retried after the next accepted update."""
+        session = self._session or self.open(grid, arrays, config)
+        self._schedule.unsent.clear()
+        waiting = self._schedule.failed.union(event.rank for event in self._schedule.events)
+        return self._task_messages([rank for rank in session.free_ranks() if rank not in waiting], config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Take replies in; when they fill the buffer, return the new model and the round's metrics.
+        """Process replies; when they fill the buffer, return the new model and the round's metrics.
 
         Raises
         ------
         AllWorkersFailedError
-            If the buffer is not full and no update can be expected any more.
+            If the buffer is not full and no further update can be expected.
         """
-        self._take_in(replies)
+        self._process(replies)
         record = self._advance()
         if record is None:
             return None, None
         return self.consensus(), MetricRecord({name: record[name] for name in ("train_loss", "consensus_distance")})
 
-    def _messages(self, ranks: list[int], config: ConfigRecord) -> Iterator[Message]:
-        for rank in ranks:
-            # A real device may have been disconnected for long: it starts from the model of now.
-            if self.wall_clock and self.tasks.versions[rank] < self.state.round:
-                self._give_task(rank)
-            yield self._train_message(rank, config)
+    def _instructions(self) -> RoundInstructions:
+        session = self.session
+        return RoundInstructions.make(session.state.round + 1, self.work, session.state, session.partition)
 
-    def _train_message(self, rank: int, config: ConfigRecord) -> Message:
-        state = self.tasks.state_at(rank, self.state)
-        orders = self.tasks.orders_at(rank, self.orders)
-        instructions = orders.instructions(rank, self.seed, self.work, self.sgd, state)
-        record = replace(instructions, server_round=int(self.tasks.numbers[rank])).to_config()
+    def _new_step(self) -> _Step:
+        now = self.state.virtual_seconds
+        return _Step(now, TimeAccount(now, self._schedule.communication))
+
+    def _task_messages(self, ranks: list[int], config: ConfigRecord) -> Iterator[Message]:
+        for rank in ranks:
+            # A real device may have been disconnected for long: it starts from the current model.
+            if self.wall_clock and self._schedule.tasks.versions[rank] < self.state.round:
+                self._give_task(rank)
+            yield self._task_message(rank, config)
+
+    def _task_message(self, rank: int, config: ConfigRecord) -> Message:
+        session, tasks = self.session, self._schedule.tasks
+        state = tasks.state_at(rank, session.state)
+        round_instructions = tasks.instructions_at(rank, self._schedule.instructions)
+        instructions = round_instructions.instructions(rank, self.seed, self.work, self.sgd, state)
+        record = replace(instructions, server_round=int(tasks.numbers[rank])).to_config()
         record.update(config)
-        message = train_message(self.roster.node_ids[rank], rank, record, state, self.layout, self.plan, {})
-        self._message_bytes[rank] = num_bytes(message.content)
+        node_id = session.roster.node_ids[rank]
+        message = train_message(node_id, rank, record, state, session.layout, session.partition, {})
+        self._schedule.message_bytes[rank] = num_bytes(message.content)
         return message
 
     def _give_task(self, rank: int) -> None:
-        self.orders = Orders.make(self.state.round + 1, self.work, self.state, self.plan)
-        self.tasks.give(rank, self.now, self.state, self.orders.budget_seconds)
-        self._failed.discard(rank)
-        self._unasked.add(rank)
+        schedule = self._schedule
+        schedule.instructions = self._instructions()
+        schedule.tasks.give(rank, self._step.now, self.state, schedule.instructions.budget_seconds)
+        schedule.failed.discard(rank)
+        schedule.unsent.add(rank)
 
-    def _take_in(self, messages: Iterable[Message]) -> None:
-        """Turn replies into what they are on the run's time axis: ends of tasks."""
-        received = self.intake.read(messages, self.orders, replace(self.state, rows=self.tasks.rows))
-        earliest = (self.tasks.starts + self._communication).tolist()
-        ends = [Event(earliest[rank] + reply.report.seconds, rank, reply) for rank, reply in received.replies.items()]
-        ends += [
-            Event(max(earliest[rank], self.tasks.starts[rank] + s), rank, None) for rank, s in received.away.items()
+    def _process(self, messages: Iterable[Message]) -> None:
+        """Turn replies into task completions on the run's time axis."""
+        schedule, session = self._schedule, self.session
+        started = replace(session.state, rows=schedule.tasks.rows)
+        received = session.processor.read(messages, schedule.instructions, started)
+        earliest = (schedule.tasks.starts + schedule.communication).tolist()
+        events = [Event(earliest[rank] + reply.report.seconds, rank, reply) for rank, reply in received.replies.items()]
+        events += [
+            Event(max(earliest[rank], schedule.tasks.starts[rank] + seconds), rank, None)
+            for rank, seconds in received.offline.items()
         ]
-        ends += [Event(earliest[rank], rank, reason) for rank, reason in received.rejections.items()]
-        for event in ends:
-            heapq.heappush(self._events, event)
-        if not self._events and not (self.wall_clock and self.exchange.busy_nodes):
-            raise AllWorkersFailedError(self._received({}).failure(self.orders.server_round))
+        events += [Event(earliest[rank], rank, reason) for rank, reason in received.rejections.items()]
+        for event in events:
+            heapq.heappush(schedule.events, event)
+        if not schedule.events and not (self.wall_clock and session.exchange.busy_nodes):
+            self._fail()
 
     def _advance(self) -> dict[str, Any] | None:
-        """Let tasks end, in order, until the server has stepped (return the record) or replies are lacking (None)."""
-        while self._events and self._is_next(self._events[0]):
-            event = heapq.heappop(self._events)
+        """Let tasks complete, in order, until the server has stepped (return the record) or more replies are needed."""
+        schedule = self._schedule
+        while schedule.events and self._is_next(schedule.events[0]):
+            event = heapq.heappop(schedule.events)
             if math.isinf(event.due):
-                raise AllWorkersFailedError(self._received({}).failure(self.orders.server_round))
-            self.now = max(self.now, event.due)
-            self.downlink_bytes += self._message_bytes[event.rank]
-            record = self._end(event)
+                self._fail()
+            self._step.now = max(self._step.now, event.due)
+            self._step.downlink_bytes += schedule.message_bytes[event.rank]
+            record = self._complete(event)
             if record is not None:
                 return record
         return None
 
-    def _is_next(self, event: Event) -> bool:
-        """Say whether no task that still has to be sent can end before this one."""
-        earliest = self.tasks.starts + self._communication
-        return self.wall_clock or all((event.due, event.rank) < (earliest[rank], rank) for rank in self._unasked)
+    def _fail(self) -> None:
+        raise AllWorkersFailedError(self._step.received({}).failure(self._schedule.instructions.server_round))
 
-    def _end(self, event: Event) -> dict[str, Any] | None:
-        rank, outcome = event.rank, event.outcome
+    def _is_next(self, event: Event) -> bool:
+        """Return whether no task that has not been sent yet can complete before this one."""
+        earliest = self._schedule.tasks.starts + self._schedule.communication
+        unsent = self._schedule.unsent
+        return self.wall_clock or all((event.due, event.rank) < (earliest[rank], rank) for rank in unsent)
+
+    def _complete(self, event: Event) -> dict[str, Any] | None:
+        rank, outcome, step = event.rank, event.outcome, self._step
         if outcome is None:
-            self._away.add(rank)
+            step.offline.add(rank)
             self._give_task(rank)
             return None
-        self._sheet.book(rank, float(self.tasks.starts[rank]), self.now)
+        step.time.count(rank, float(self._schedule.tasks.starts[rank]), step.now)
         if isinstance(outcome, str):
-            self._rejections[rank] = outcome
-            self._failed.add(rank)
+            step.rejections[rank] = outcome
+            self._schedule.failed.add(rank)
             return None
-        self._receive(rank, outcome)
-        record = self._step() if len(self.buffer) == self.buffer_size else None
-        for free in sorted({rank} | self._failed):
-            self._give_task(free)
+        self._buffer(rank, outcome)
+        record = self._server_step() if len(step.buffer) == self.buffer_size else None
+        for idle in sorted({rank} | self._schedule.failed):
+            self._give_task(idle)
         return record
 
-    def _receive(self, rank: int, reply: Reply) -> None:
-        """Account a reply and put its update into the buffer."""
-        account({rank: reply}, self.orders, self.state, self.work.minibatch_size, self.work.ema)
-        self.observe_losses({rank: reply})
-        mixed = self.layout.num_parameters
-        row: NDArray[np.float32] = reply.row  # type: ignore[assignment]
-        self.state.rows[rank, mixed:] = row[mixed:]
-        staleness = self.state.round - int(self.tasks.versions[rank])
-        self.buffer.updates.append(Update(rank, reply, staleness, row[:mixed] - self.tasks.rows[rank, :mixed]))
+    def _buffer(self, rank: int, reply: Reply) -> None:
+        """Advance the state by a reply and put its update into the buffer."""
+        session, tasks = self.session, self._schedule.tasks
+        replies = {rank: reply}
+        advance_state(replies, self._schedule.instructions, session.state, self.work.minibatch_size, self.work.ema)
+        if reply.report.samples:
+            session.state.losses[rank] = reply.report.train_loss
+        assert reply.row is not None
+        row, mixed = reply.row, session.mixed
+        session.state.rows[rank, mixed.stop :] = row[mixed.stop :]
+        staleness = session.state.round - int(tasks.versions[rank])
+        self._step.buffer.updates.append(Update(rank, reply, staleness, row[mixed] - tasks.rows[rank, mixed]))
 
-    def _step(self) -> dict[str, Any]:
+    def _server_step(self) -> dict[str, Any]:
         """Apply the buffer to the model and return the round's record."""
-        ranks = self.buffer.ranks
-        full = self.work.local_steps * self.orders.batch_sizes
-        factors = self.work.factors(self.buffer.samples, full[ranks], self.state.mean_samples[ranks])
-        mixed = slice(self.layout.num_parameters)
-        step = self.server_learning_rate * self.buffer.mean_update(factors, self.staleness_exponent)
-        self.state.rows[:, mixed] = self.state.rows[0, mixed] + step
-        record = self._record_step()
-        self.state.round += 1
-        self.state.virtual_seconds = self.now
-        self._begin_round()
+        session, buffer = self.session, self._step.buffer
+        ranks, state = buffer.ranks, session.state
+        full = self.work.local_steps * self._schedule.instructions.batch_sizes
+        factors = self.work.factors(buffer.samples, full[ranks], state.mean_samples[ranks])
+        change = self.server_learning_rate * buffer.mean_update(factors, self.staleness_exponent)
+        state.rows[:, session.mixed] = state.rows[0, session.mixed] + change
+        record = self._step_record()
+        state.round += 1
+        state.virtual_seconds = self._step.now
+        self._step = self._new_step()
         return record
 
-    def _begin_round(self) -> None:
-        self.now = self.state.virtual_seconds
-        self.buffer = Buffer()
-        self.downlink_bytes = 0
-        self._rejections: dict[int, str] = {}
-        self._away: set[int] = set()
-        self._sheet = TimeSheet(self.now, self._communication)
+    def _step_record(self) -> dict[str, Any]:
+        session, schedule, step = self.session, self._schedule, self._step
+        size, replies = len(session.roster), step.buffer.replies()
+        step.offline |= {event.rank for event in schedule.events if event.outcome is None}
+        received = step.received(replies)
+        absent = set(received.offline) - set(replies)
+        for rank in set(range(size)) - schedule.failed - step.offline:
+            step.time.count(rank, float(schedule.tasks.starts[rank]), step.now)
 
-    def _record_step(self) -> dict[str, Any]:
-        size, replies = len(self.roster), self.buffer.replies()
-        self._away |= {event.rank for event in self._events if event.outcome is None}
-        received = self._received(replies)
-        absent = set(received.away) - set(replies)
-        for rank in set(range(size)) - self._failed - self._away:
-            self._sheet.book(rank, float(self.tasks.starts[rank]), self.now)
-
-        def column(values: Sequence[float | None]) -> list[float | None]:
+        def column(values: list[Any]) -> list[float | None]:
             return [None if rank in absent else values[rank] for rank in range(size)]
 
-        mixing = self.round_mixing(self.orders.server_round, np.array(list(replies), dtype=np.int64))
-        asked = records.asked(self.orders, self.work)
-        tasks = mixing.models_sent.astype(np.int64).tolist()
+        tasks = np.bincount(step.buffer.ranks, minlength=size)
+        targets = metrics.target_fields(schedule.instructions, self.work)
+        per_task = targets["target_minibatches"]
         return {
-            **asked,
-            "target_minibatches": [n * target for n, target in zip(tasks, asked["target_minibatches"], strict=True)],
-            "round_seconds": self.now - self.state.virtual_seconds,
-            "virtual_seconds": self.now,
-            **records.workers(received, [], size),
-            "compute_seconds": column(self._sheet.computed.tolist()),
-            "communication_seconds": column(self._sheet.communicated.tolist()),
-            "idle_share": column([self._sheet.idle_share(rank, self.now) for rank in range(size)]),
-            "staleness": self.buffer.staleness(size),
-            **records.peer_traffic(mixing.graph, mixing.models_sent, self.layout.num_bytes),
+            **targets,
+            "target_minibatches": [n * target for n, target in zip(tasks.tolist(), per_task, strict=True)],
+            "round_seconds": step.now - session.state.virtual_seconds,
+            "virtual_seconds": step.now,
+            **metrics.worker_fields(received, [], size),
+            "compute_seconds": column(step.time.computed.tolist()),
+            "communication_seconds": column(step.time.communicated.tolist()),
+            "idle_share": column([step.time.idle_share(rank, step.now) for rank in range(size)]),
+            "staleness": step.buffer.staleness(size),
+            **metrics.traffic_fields(nx.empty_graph(size), tasks.astype(np.float64), session.layout.num_bytes),
             "consensus_distance": 0.0,
             "mean_drift": 0.0,
             "uplink_bytes": sum(reply.num_bytes for reply in replies.values()),
-            "downlink_bytes": self.downlink_bytes,
+            "downlink_bytes": step.downlink_bytes,
         }
-
-    def _received(self, replies: dict[int, Reply]) -> Received:
-        return Received(replies, dict.fromkeys(self._away, 0.0), self._rejections)

@@ -1,34 +1,30 @@
-"""What the decentralised strategies share: a schedule of graphs, a mixing matrix, and the order of the two halves."""
+"""What the decentralised strategies share: a schedule of graphs, and a rule that gives a mixing matrix for each."""
 
-from collections.abc import Mapping
-from typing import Literal, Protocol, Unpack
+from typing import Protocol, Unpack
 
 import networkx as nx
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
-from flwr.serverapp import Grid
 
-from echelon.algorithms.mixing import mean_drift, mix, restrict
+from echelon.algorithms.mixing import restrict
 from echelon.algorithms.schedules import Schedule, check_connected, static
 from echelon.algorithms.topology import build
-from echelon.server.layout import Row
+from echelon.core.mixing import Floats, Ints, Mixing
+from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
-from echelon.server.strategy import Floats, Ints, Mixing, PerWorkerStrategy
-
-Order = Literal["adapt_then_combine", "combine_then_adapt"]
+from echelon.server.strategy import FlowerStrategy
 
 
 class Rule(Protocol):
-    """With which weights neighbours average: D-PSGD's or MATCHA's."""
+    """The weights with which neighbours average: D-PSGD's or MATCHA's."""
 
-    def prepare(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
-        """Get ready for a run on these graphs."""
+    def lay_out(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
+        """Prepare for a run on these graphs."""
 
     def at(self, round_index: int) -> tuple[Floats, nx.Graph]:
         """Return W for all workers and the active edges of a round (from 0)."""
 
 
-class Gossip(PerWorkerStrategy):
+class Gossip(FlowerStrategy):
     """Workers average with their neighbours in the round's graph.
 
     Parameters
@@ -36,14 +32,21 @@ class Gossip(PerWorkerStrategy):
     topology : str, networkx.Graph or Schedule
         A name (see :func:`echelon.algorithms.topology.build`), one graph for all rounds, or a graph per round.
     rule : Rule
-        With which weights.
+        Weights of the neighbours.
     order : {"adapt_then_combine", "combine_then_adapt"}
         X+ = W Y, or D-PSGD's literal X+ = W X + (Y - X), for one local step.
     allow_disconnected : bool
-        Accept graphs that leave workers apart for ever (only to show what that does).
+        Accept graphs that never connect all workers (only to show what that does).
     **options : Options
         See :class:`echelon.server.options.Options`.
+
+    Attributes
+    ----------
+    schedule : Schedule
+        Graphs of all rounds, once the workers are known.
     """
+
+    schedule: Schedule
 
     def __init__(
         self,
@@ -64,44 +67,30 @@ class Gossip(PerWorkerStrategy):
         self.order = order
         self.allow_disconnected = allow_disconnected
 
-    def prepare(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> None:
-        """Enrol the workers and lay out the graphs of all rounds for them.
+    def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
+        """Lay out the graphs of all rounds.
 
         Raises
         ------
         ValueError
-            If the graphs leave workers apart, or are not for as many workers as have enrolled.
+            If the graphs never connect all workers, or are for another number of workers.
         """
-        super().prepare(grid, arrays, config)
-        num_workers = len(self.roster)
+        super().lay_out(num_workers, shard_sizes)
         if isinstance(self.topology, str):
-            self.schedule: Schedule = static(build(self.topology, num_workers, seed=self.seed))
+            self.schedule = static(build(self.topology, num_workers, seed=self.seed))
         else:
             self.schedule = static(self.topology) if isinstance(self.topology, nx.Graph) else self.topology
         if len(self.schedule.support) != num_workers:
-            raise ValueError(f"topology has {len(self.schedule.support)} nodes; {num_workers} workers have enrolled")
+            raise ValueError(f"topology has {len(self.schedule.support)} nodes; {num_workers} workers have registered")
         if not self.allow_disconnected:
             check_connected(self.schedule)
-        self.rule.prepare(self.schedule, self.seed, self.shard_sizes)
+        self.rule.lay_out(self.schedule, self.seed, shard_sizes)
 
-    def round_mixing(self, server_round: int, present: Ints) -> Mixing:
+    def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the rule's matrix, restricted to the workers present."""
-        matrix, active = self.rule.at(server_round - 1)
-        graph = among(active, present)
-        return Mixing(restrict(matrix, present), graph, degrees(graph))
-
-    def combine(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
-        """Mix and adapt in the order chosen."""
-        if self.order == "adapt_then_combine":
-            return super().combine(updated, mixing)
-        mixed = slice(self.layout.num_parameters)
-        steps = {rank: row[mixed] - self.state.rows[rank, mixed] for rank, row in updated.items()}
-        drift = mean_drift(mixing.matrix, self.state.rows, self.layout.num_parameters)
-        mix(mixing.matrix, self.state.rows, self.layout.num_parameters)
-        for rank, row in updated.items():
-            self.state.rows[rank, self.layout.num_parameters :] = row[self.layout.num_parameters :]
-            self.state.rows[rank, mixed] += steps[rank]
-        return drift
+        matrix, active = self.rule.at(numbers.round - 1)
+        graph = among(active, numbers.present)
+        return Mixing(restrict(matrix, numbers.present), graph, degrees(graph))
 
 
 def among(graph: nx.Graph, present: Ints) -> nx.Graph:

@@ -7,10 +7,11 @@ import networkx as nx
 from echelon.algorithms import matcha
 from echelon.algorithms.schedules import Schedule
 from echelon.algorithms.topology import matchings
+from echelon.core.mixing import Floats, Ints
+from echelon.core.strategy import Order
 from echelon.server.options import Options
-from echelon.server.strategy import Floats, Ints
 
-from .gossip import Gossip, Order
+from .gossip import Gossip
 
 
 class Matchings:
@@ -27,7 +28,7 @@ class Matchings:
             raise ValueError(f"strategy.communication_budget must lie in (0, 1]; got {communication_budget}")
         self.communication_budget = communication_budget
 
-    def prepare(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
+    def lay_out(self, schedule: Schedule, seed: int, shard_sizes: Ints) -> None:
         """Solve for the activation probabilities of every graph of the schedule.
 
         Raises

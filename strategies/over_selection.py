@@ -1,6 +1,7 @@
 """Over-selection: more workers are asked than are awaited; the first replies are averaged, the rest are dropped."""
 
 import math
+from dataclasses import replace
 from typing import Unpack
 
 import numpy as np
@@ -41,23 +42,24 @@ class OverSelection(AllReduce):
         self.keep = keep
         self.wall_clock = wall_clock
 
+    def round_complete(self, received: Received) -> bool:
+        """With a wall clock, return whether k usable replies have arrived."""
+        return self.wall_clock and len(received.replies) >= self.awaited
+
+    def filter_replies(self, received: Received, recipients: list[int]) -> Received:
+        """Keep the first k replies; with fewer, all of them."""
+        replies, k = received.replies, self.awaited
+        if len(replies) < k:
+            return received
+        session = self.session
+        models_sent = np.full(len(session.roster), models_in_ring(k))
+        communication = communication_seconds(models_sent, session.layout.num_bytes, session.roster)
+        arrival = {rank: reply.report.seconds + communication[rank] for rank, reply in replies.items()}
+        first = sorted(replies, key=lambda rank: (arrival[rank], rank))[:k]
+        kept = replace(received, replies={rank: replies[rank] for rank in sorted(first)})
+        return replace(kept, dropped=kept.timed_out(recipients))
+
     @property
     def awaited(self) -> int:
         """The number k of replies that end a round."""
         return math.ceil(self.keep * len(self.roster) - 1e-9)
-
-    def enough(self) -> bool:
-        """Say, where time is real, whether k usable replies are there."""
-        return self.wall_clock and len(self.intake.received.replies) >= self.awaited
-
-    def select(self, received: Received) -> None:
-        """Keep the first k replies; with fewer, all of them."""
-        replies, k = received.replies, self.awaited
-        if len(replies) < k:
-            return
-        models_sent = np.full(len(self.roster), models_in_ring(k))
-        communication = communication_seconds(models_sent, self.layout.num_bytes, self.roster)
-        arrival = {rank: reply.report.seconds + communication[rank] for rank, reply in replies.items()}
-        first = sorted(replies, key=lambda rank: (arrival[rank], rank))[:k]
-        received.replies = {rank: replies[rank] for rank in sorted(first)}
-        received.dropped = received.silent(self.asked)

@@ -34,7 +34,7 @@ class LateGrid(InlineGrid):
         self._held: set[str] = set()
         self._gone: dict[int, Any] = {}
         self.asked: list[tuple[str, int, int]] = []
-        self.most_under_way = 0
+        self.most_in_flight = 0
 
     @property
     def ranks(self) -> dict[int, int]:
@@ -56,7 +56,7 @@ class LateGrid(InlineGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         ids = list(message_ids)
-        self.most_under_way = max(self.most_under_way, len(ids))
+        self.most_in_flight = max(self.most_in_flight, len(ids))
         return super().pull_messages([i for i in ids if i not in self._held])
 
     def release(self) -> None:

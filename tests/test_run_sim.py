@@ -16,7 +16,7 @@ from app.checks import check
 from app.evaluation import Evaluation
 from app.task import build_model
 from conf import ConfigError, cli, compose, config_hash, from_yaml
-from partitioners import plan as plans
+from partitioners import storage
 from tasks import load
 from tests.processes import Family, wait_for
 
@@ -49,10 +49,10 @@ def test_bad_input_ends_in_one_line(
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> Path:
+def partition(tmp_path: Path) -> Path:
     """A partition of 40 samples among 4 workers."""
     labels = np.arange(40) % 2
-    plans.save(tmp_path, np.array_split(np.arange(40), 4), labels, [1.0] * 4)
+    storage.save(tmp_path, np.array_split(np.arange(40), 4), labels, [1.0] * 4)
     return tmp_path / "partition.npz"
 
 
@@ -67,7 +67,7 @@ class TestDataIsCheckedFirst:
 
     def test_a_plan_for_other_workers(self, plan: Path, tmp_path: Path) -> None:
         labels = load("digits").train.y.numpy()
-        plans.save(tmp_path, np.array_split(np.arange(len(labels)), 4), labels, [1.0] * 4)
+        storage.save(tmp_path, np.array_split(np.arange(len(labels)), 4), labels, [1.0] * 4)
         chosen = ("partitioner=file", f"partitioner.path={plan}")
         self.refuses(tmp_path, "was made for 4 workers; there are 8 now", *chosen)
         check(compose(["topology=ring", "workers=4", *chosen]))
@@ -204,4 +204,4 @@ def test_an_interrupted_run_without_a_checkpoint(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
-    assert said.splitlines()[0] == "interrupted; there is no checkpoint to go on from"
+    assert said.splitlines()[0] == "interrupted; there is no checkpoint to continue from"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from clients import make_client_app
 from clients.fleet import Device, Fleet, Jitter
 from echelon.engines.inline import InlineGrid
-from strategies import SGD, NonBlocking, PerWorkerStrategy, Plan
+from strategies import SGD, FlowerStrategy, NonBlocking, Partition
 
 FEATURES = 5
 CLASSES = 3
@@ -75,12 +75,12 @@ def grid(workers: int, model: Model = linear, samples: int = 96, devices: Fleet 
     return InlineGrid(app(model, samples, devices), workers)
 
 
-def plan(workers: int, samples: int = 96, sizes: Sequence[int] | None = None) -> Plan:
+def partition(workers: int, samples: int = 96, sizes: Sequence[int] | None = None) -> Partition:
     """Shards of equal size, or of the sizes given."""
     order = np.random.default_rng(2).permutation(samples)
     if sizes is None:
-        return Plan(np.array_split(order, workers))
-    return Plan(np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1]))
+        return Partition(np.array_split(order, workers))
+    return Partition(np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1]))
 
 
 def vector(record: ArrayRecord) -> NDArray[np.float64]:
@@ -95,7 +95,7 @@ WORK = NonBlocking(batch_size=16, minibatch_size=4)
 class Run:
     """What a finished run leaves."""
 
-    strategy: PerWorkerStrategy
+    strategy: FlowerStrategy
     result: Result
     records: list[Record]
 
@@ -108,7 +108,7 @@ class Run:
 
 
 def run(
-    make: Callable[..., PerWorkerStrategy],
+    make: Callable[..., FlowerStrategy],
     rounds: int = 3,
     workers: int = 4,
     *,
@@ -126,7 +126,7 @@ def run(
     chosen: dict[str, Any] = {
         "work": WORK,
         "sgd": SGD(0.2),
-        "plan": plan(workers),
+        "partition": partition(workers),
         "eval_every": rounds or 1,
         **options,
     }

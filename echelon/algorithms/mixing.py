@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import sparray
 
 Matrix = NDArray[np.float64]
 Rows = NDArray[np.float32]
@@ -162,7 +163,7 @@ def consensus_distance(X: Rows) -> float:
     return float(np.sqrt(total / n))
 
 
-def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
+def mix(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> None:
     """Replace rows[:, :columns] by W @ rows[:, :columns], in place.
 
     One matrix product in column chunks, with 32 MB of additional memory. Each element is a sum over ranks within one
@@ -170,7 +171,7 @@ def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
 
     Parameters
     ----------
-    W : numpy.ndarray
+    W : numpy.ndarray or scipy.sparse.sparray
         (N, N) float64; the product is computed in the precision of the rows.
     rows : numpy.ndarray
         (N, P) float32, changed in place.
@@ -183,14 +184,14 @@ def mix(W: Matrix, rows: Rows, columns: int | None = None) -> None:
         rows[:, chunk] = weights @ rows[:, chunk]
 
 
-def mean_drift(W: Matrix, rows: Rows, columns: int | None = None) -> float:
+def mean_drift(W: Matrix | sparray, rows: Rows, columns: int | None = None) -> float:
     """Return ||mean(W X) - mean(X)||_2 for X = rows[:, :columns], without computing W X.
 
     Mixing moves the mean by ((1'W - 1') / N) X, a vector-matrix product with the column sums of W. For doubly
     stochastic W it is 0 up to rounding; for AL-DSGD it is the force towards the leaders.
     """
     size = rows.shape[1] if columns is None else columns
-    pull = ((W.sum(axis=0) - 1) / len(W)).astype(rows.dtype)
+    pull = ((W.sum(axis=0) - 1) / len(rows)).astype(rows.dtype)
     moves = (pull @ rows[:, chunk] for chunk in _chunks(len(rows), size, _PRODUCT_CHUNK))
     return float(np.sqrt(sum(float(np.sum(np.square(move, dtype=np.float64))) for move in moves)))
 

@@ -15,7 +15,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Update:
-    """A worker's update y - x, for the model x that it had been given ``staleness`` steps of the server ago."""
+    """A worker's update y - x of the model x that the server sent it ``staleness`` steps ago."""
 
     rank: int
     reply: Reply
@@ -25,7 +25,7 @@ class Update:
 
 @dataclass
 class Buffer:
-    """Updates in the order in which they came in; a worker may have several."""
+    """Updates in arrival order; a worker may have several."""
 
     updates: list[Update] = field(default_factory=list)
 
@@ -35,7 +35,7 @@ class Buffer:
 
     @property
     def ranks(self) -> list[int]:
-        """Whose update it is, for every update."""
+        """Rank of the worker of every update."""
         return [update.rank for update in self.updates]
 
     @property
@@ -55,7 +55,7 @@ class Buffer:
         by_rank: dict[int, list[Reply]] = {rank: [] for rank in sorted(set(self.ranks))}
         for update in self.updates:
             by_rank[update.rank].append(update.reply)
-        return {rank: _together(replies) for rank, replies in by_rank.items()}
+        return {rank: _merge_replies(replies) for rank, replies in by_rank.items()}
 
     def staleness(self, num_workers: int) -> list[float | None]:
         """Return the mean staleness of each worker's updates; None where there is none."""
@@ -63,7 +63,7 @@ class Buffer:
         return [sum(values) / len(values) if values else None for values in found]
 
 
-def _together(replies: Sequence[Reply]) -> Reply:
+def _merge_replies(replies: Sequence[Reply]) -> Reply:
     reports = [reply.report for reply in replies]
     samples = sum(report.samples for report in reports)
     losses = sum(report.samples * report.train_loss for report in reports if report.samples)

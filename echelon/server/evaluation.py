@@ -7,9 +7,10 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
+from echelon.core.operations import consensus
+from echelon.core.partition import Partition
+from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SHARD, shard_record
-from echelon.server.layout import Layout
-from echelon.server.options import Plan
 from echelon.server.state import ServerState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -17,17 +18,8 @@ EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 _MEASURES = ("accuracy", "loss")
 
 
-def consensus_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the mean of the rows, accumulated in float64 in rank order; buffers are averaged too."""
-    total = np.zeros(rows.shape[1])
-    for row in rows:
-        total += row
-    mean: NDArray[np.float32] = (total / len(rows)).astype(np.float32)
-    return mean
-
-
 def evaluate_models(
-    evaluate_fn: EvaluateFn, server_round: int, rows: NDArray[np.float32], layout: Layout
+    evaluate_fn: EvaluateFn, server_round: int, rows: NDArray[np.float32], layout: ArrayLayout
 ) -> tuple[MetricRecord | None, dict[str, Any]]:
     """Evaluate the mean of the rows and each row on the server.
 
@@ -39,7 +31,7 @@ def evaluate_models(
         Passed on.
     rows : float32 ndarray, shape (N, P)
         The workers' models; where all are equal, one evaluation serves.
-    layout : Layout
+    layout : ArrayLayout
         Of the rows.
 
     Returns
@@ -47,32 +39,32 @@ def evaluate_models(
     tuple
         The consensus model's metrics as the function gave them, and the fields of the round's record.
     """
-    consensus = evaluate_fn(server_round, layout.arrays(consensus_row(rows)))
-    if consensus is None:
+    of_consensus = evaluate_fn(server_round, layout.arrays(consensus(rows)))
+    if of_consensus is None:
         return None, {}
     if (rows == rows[0]).all():
-        workers = [consensus] * len(rows)
+        workers = [of_consensus] * len(rows)
     else:
         workers = [evaluate_fn(server_round, layout.arrays(row)) or MetricRecord() for row in rows]
     fields: dict[str, Any] = {}
     for name in _MEASURES:
-        if name in consensus:
-            fields[f"consensus_{name}"] = consensus[name]
+        if name in of_consensus:
+            fields[f"consensus_{name}"] = of_consensus[name]
             fields[f"worker_{name}"] = [worker.get(name) for worker in workers]
-    return consensus, fields
+    return of_consensus, fields
 
 
 def evaluate_message(
-    node_id: int, rank: int, config: ConfigRecord, state: ServerState, layout: Layout, plan: Plan
+    node_id: int, rank: int, config: ConfigRecord, state: ServerState, layout: ArrayLayout, partition: Partition
 ) -> Message:
     """Return the message that lets a worker evaluate its own model on its own data."""
     content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: ConfigRecord(dict(config))})
-    if plan.parts is not None:
-        content[SHARD] = shard_record(plan.parts[rank])
+    if partition.parts is not None:
+        content[SHARD] = shard_record(partition.parts[rank])
     return Message(content, dst_node_id=node_id, message_type=MessageType.EVALUATE)
 
 
-def workers_fields(replies: Mapping[int, Message], num_workers: int) -> tuple[MetricRecord | None, dict[str, Any]]:
+def worker_metrics(replies: Mapping[int, Message], num_workers: int) -> tuple[MetricRecord | None, dict[str, Any]]:
     """Return the workers' own metrics: averaged by the samples that they evaluated, and as fields of the record.
 
     Workers that could not evaluate (an error, no numbers) are left out.

@@ -30,7 +30,7 @@ class Exchange:
     grid : Grid
         Flower's grid.
     window : int, optional
-        Messages under way at a time. Flower's simulation engine scans nodes times messages: with hundreds of nodes a
+        Messages in flight at a time. Flower's simulation engine scans nodes times messages: with hundreds of nodes a
         window of two to four times its actors is much faster. By default everything is pushed at once.
     stop : threading.Event, optional
         Set it, from another thread or a signal handler, to end the run.
@@ -41,7 +41,7 @@ class Exchange:
         self.window = window
         self.stop = stop or Event()
         self._outstanding: dict[str, int] = {}
-        self._asked: dict[str, int] = {}
+        self._recipients: dict[str, int] = {}
         self._current: set[str] = set()
         self._kept: list[Message] = []
         self._packing: set[int] = set()
@@ -68,7 +68,7 @@ class Exchange:
         """Return replies to messages of earlier rounds that have come in by now; a new round begins."""
         kept, self._kept = self._kept, []
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
-        self._asked = {message_id: self._asked[message_id] for message_id in unread}
+        self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
         self._current = set()
         return kept + (self._pull() if self._outstanding else [])
 
@@ -76,7 +76,7 @@ class Exchange:
         self,
         messages: Iterable[Message],
         seconds: float,
-        enough: Callable[[], bool] | None = None,
+        complete: Callable[[], bool] | None = None,
         patience: float = 0.0,
     ) -> Iterator[Message]:
         """Push messages and yield their replies as they come.
@@ -87,8 +87,8 @@ class Exchange:
             One per node; taken as they can be sent.
         seconds : float
             Real time after which the rest is given up (it stays outstanding); may be infinite.
-        enough : callable, optional
-            Asked after every poll, when its replies have been taken; True ends the exchange.
+        complete : callable, optional
+            Called after every poll, when its replies have been processed; True ends the exchange.
         patience : float
             Real time to wait, beyond ``seconds`` if need be, for the first reply: when everybody is slower than
             expected there is nobody to go on without.
@@ -112,7 +112,7 @@ class Exchange:
         while True:
             if self.stop.is_set():
                 raise RunStoppedError("the run was stopped")
-            while not all_sent and (self.window is None or self._under_way() < self.window):
+            while not all_sent and (self.window is None or self._in_flight() < self.window):
                 message = next(waiting, None)
                 all_sent = message is None
                 if message is not None:
@@ -121,9 +121,9 @@ class Exchange:
             yield from replies
             heard = heard or bool(replies)
             end = began + (seconds if heard else max(seconds, patience))
-            if all_sent and not self._under_way() and (heard or not patience or not self._outstanding):
+            if all_sent and not self._in_flight() and (heard or not patience or not self._outstanding):
                 return
-            if time.monotonic() >= end or (enough is not None and enough()):
+            if time.monotonic() >= end or (complete is not None and complete()):
                 return
             pause = _SHORTEST_POLL_SECONDS if replies else min(1.5 * pause, _LONGEST_POLL_SECONDS)
             self.stop.wait(min(pause, max(end - time.monotonic(), 0.0)))
@@ -150,15 +150,15 @@ class Exchange:
         raise RunStoppedError("the run was stopped")
 
     def is_late(self, reply: Message) -> bool:
-        """Say whether a reply answers a message of an earlier exchange."""
+        """Return whether a reply answers a message of an earlier exchange."""
         message_id = reply.metadata.reply_to_message_id
-        return message_id in self._asked and message_id not in self._current
+        return message_id in self._recipients and message_id not in self._current
 
     def node_of(self, reply: Message) -> int:
         """Return the node that a reply speaks for (of some errors the SuperLink is the sender)."""
-        return self._asked.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
+        return self._recipients.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
-    def _under_way(self) -> int:
+    def _in_flight(self) -> int:
         """Return how many messages of the current exchange wait for a reply; forgotten nodes do not count."""
         return len(self._current & self._outstanding.keys())
 
@@ -167,7 +167,7 @@ class Exchange:
         if message.metadata.dst_node_id in self._packing:
             message.content = pack(message.content)
         for message_id in self.grid.push_messages([message]):
-            self._outstanding[message_id] = self._asked[message_id] = message.metadata.dst_node_id
+            self._outstanding[message_id] = self._recipients[message_id] = message.metadata.dst_node_id
             self._current.add(message_id)
 
     def _pull(self) -> list[Message]:

@@ -1,4 +1,4 @@
-"""What workers are busy with where nobody waits for anybody: their tasks, when these end, where the time goes."""
+"""Asynchronous tasks: assignments in flight, completion events and per-worker time accounting."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from echelon.server.instructions import Orders
+from echelon.server.instructions import RoundInstructions
 from echelon.server.replies import Reply
 from echelon.server.state import ServerState
 
@@ -15,15 +15,15 @@ _PREFIX = "task_"
 
 @dataclass
 class Tasks:
-    """What every worker was given last, by rank.
+    """The latest task of every worker, by rank.
 
-    The arrays lie in the state's extras: a resumed run sends every task that was under way once more, just as it was.
-    What else makes a task (cursor, momentum, estimate of speed) changes only when its reply is accounted.
+    The arrays lie in the state's extras: a resumed run sends every task that was in flight again, unchanged. The rest
+    of a task (cursor, momentum, estimate of speed) changes only when its reply is processed.
 
     Attributes
     ----------
     numbers : int64 ndarray, shape (N,)
-        Tasks that the worker has been given, this one included; seeds its draws.
+        Number of tasks given to the worker, this one included; seeds its draws.
     versions : int64 ndarray, shape (N,)
         Steps that the server had taken.
     starts : float64 ndarray, shape (N,)
@@ -58,17 +58,18 @@ class Tasks:
         self.rows[rank] = state.rows[rank]
 
     def state_at(self, rank: int, state: ServerState) -> ServerState:
-        """Return the state as far as it went into a worker's task."""
+        """Return the state that a worker's task was made from."""
         return replace(state, rows=self.rows, virtual_seconds=float(self.starts[rank]))
 
-    def orders_at(self, rank: int, orders: Orders) -> Orders:
-        """Return the orders of a worker's task."""
-        return replace(orders, server_round=int(self.versions[rank]) + 1, budget_seconds=float(self.budgets[rank]))
+    def instructions_at(self, rank: int, instructions: RoundInstructions) -> RoundInstructions:
+        """Return the instructions of a worker's task."""
+        server_round, budget = int(self.versions[rank]) + 1, float(self.budgets[rank])
+        return replace(instructions, server_round=server_round, budget_seconds=budget)
 
 
 @dataclass(frozen=True, order=True)
 class Event:
-    """The end of a task at ``due`` on the run's time axis: a reply, the reason for there being none, or None (away)."""
+    """A task completion at virtual time ``due``: a reply, an error message, or None if the worker is offline."""
 
     due: float
     rank: int
@@ -76,8 +77,8 @@ class Event:
 
 
 @dataclass
-class TimeSheet:
-    """Where the workers' time went since ``began``, in seconds by rank; what is in neither column was idle.
+class TimeAccount:
+    """Seconds of communicating and computing since ``began``, by rank; the rest of the time was idle.
 
     A task communicates first (``communication`` seconds) and computes for the rest of its time.
     """
@@ -92,8 +93,8 @@ class TimeSheet:
         self.communicated, self.computed = np.zeros(size), np.zeros(size)
         self._until = np.full(size, self.began)
 
-    def book(self, rank: int, start: float, now: float) -> None:
-        """Book the time up to ``now`` of a task that began at ``start``, as far as it is not booked yet."""
+    def count(self, rank: int, start: float, now: float) -> None:
+        """Count the time up to ``now`` of a task that began at ``start``, without counting any of it twice."""
         begin = max(start, float(self._until[rank]))
         middle = min(max(start + float(self.communication[rank]), begin), now)
         self.communicated[rank] += middle - begin

@@ -1,4 +1,4 @@
-"""A round's orders: how much every worker is to compute, and the message that says so."""
+"""A round's instructions: how much each worker computes, and the message that tells it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,17 +7,17 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
+from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy, batch_sizes
+from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, CONFIG, MOMENTUM, SHARD, TrainInstructions, shard_record
-from echelon.server.layout import Layout
-from echelon.server.options import Plan
 from echelon.server.state import ServerState
 
 
 @dataclass(frozen=True)
-class Orders:
-    """What the workers are asked for in one round.
+class RoundInstructions:
+    """What the workers are instructed to compute in one round.
 
     Attributes
     ----------
@@ -36,14 +36,19 @@ class Orders:
 
     @classmethod
     def make(
-        cls, server_round: int, work: WorkPolicy, state: ServerState, plan: Plan, asked: Iterable[int] | None = None
-    ) -> "Orders":
-        """Ask the work policy for a round's orders; only workers that are asked (by default all) make its trigger."""
-        sizes = batch_sizes(work.batch_size, len(state.rows), plan.batch_ratios)
+        cls,
+        server_round: int,
+        work: WorkPolicy,
+        state: ServerState,
+        partition: Partition,
+        recipients: Iterable[int] | None = None,
+    ) -> "RoundInstructions":
+        """Return the work policy's instructions; only the recipients (by default all workers) decide the budget."""
+        sizes = batch_sizes(work.batch_size, len(state.rows), partition.batch_ratios)
         target = work.target_samples(sizes, state.left_in_batch)
         seconds = state.seconds_per_minibatch
-        if asked is not None:
-            seconds = np.where(np.isin(np.arange(len(seconds)), list(asked)), seconds, np.nan)
+        if recipients is not None:
+            seconds = np.where(np.isin(np.arange(len(seconds)), list(recipients)), seconds, np.nan)
         return cls(server_round, sizes, target, work.budget(seconds, target))
 
     def target_minibatches(self, rank: int, work: WorkPolicy) -> int:
@@ -75,21 +80,30 @@ class Orders:
         )
 
 
+@dataclass
+class Round:
+    """A round whose messages have been sent."""
+
+    instructions: RoundInstructions
+    recipients: list[int]
+    downlink_bytes: int = 0
+
+
 def train_message(
     node_id: int,
     rank: int,
     config: ConfigRecord,
     state: ServerState,
-    layout: Layout,
-    plan: Plan,
+    layout: ArrayLayout,
+    partition: Partition,
     extra: dict[str, ArrayRecord],
 ) -> Message:
     """Return the message that carries a worker's row, momentum, shard and instructions."""
     content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: config})
     if state.momentum is not None:
         content[MOMENTUM] = layout.parameter_arrays(state.momentum[rank])
-    if plan.parts is not None:
-        content[SHARD] = shard_record(plan.parts[rank])
+    if partition.parts is not None:
+        content[SHARD] = shard_record(partition.parts[rank])
     for name, arrays in extra.items():
         content[name] = arrays
     group = str(config["server-round"])

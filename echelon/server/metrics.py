@@ -1,4 +1,4 @@
-"""The record of a round: the parts of one line of ``metrics.jsonl``."""
+"""The record of a round: the fields of one line of ``metrics.jsonl``."""
 
 from typing import Any
 
@@ -6,12 +6,42 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from echelon.algorithms.mixing import consensus_distance
+from echelon.core.mixing import Mixing
 from echelon.core.work import WorkPolicy
-from echelon.server.instructions import Orders
+from echelon.server.instructions import Round, RoundInstructions
 from echelon.server.nodes import Roster
+from echelon.server.session import Session
 from echelon.server.updates import Received
 
 Floats = NDArray[np.float64]
+
+
+def round_record(
+    begun: Round,
+    received: Received,
+    timed_out: list[int],
+    mixing: Mixing,
+    session: Session,
+    work: WorkPolicy,
+    grace_seconds: float,
+) -> dict[str, Any]:
+    """Return the record of a synchronous round whose models have been mixed."""
+    state, layout, roster = session.state, session.layout, session.roster
+    timeout_seconds = begun.instructions.budget_seconds + grace_seconds if timed_out else 0.0
+    record = target_fields(begun.instructions, work)
+    record |= time_fields(received, mixing.models_sent, layout.num_bytes, roster, timeout_seconds)
+    record |= worker_fields(received, timed_out, len(roster))
+    record |= traffic_fields(mixing.graph, mixing.models_sent, layout.num_bytes)
+    record |= {
+        "virtual_seconds": state.virtual_seconds + record["round_seconds"],
+        "consensus_distance": consensus_distance(state.rows[:, session.mixed]),
+        "uplink_bytes": sum(reply.num_bytes for reply in received.replies.values()),
+        "downlink_bytes": begun.downlink_bytes,
+    }
+    if mixing.leaders is not None and mixing.leaders.active:
+        record |= {"leaders_best": mixing.leaders.best.tolist(), "leaders_degree": mixing.leaders.degree.tolist()}
+    return record
 
 
 def communication_seconds(models_sent: Floats, model_bytes: int, roster: Roster) -> Floats:
@@ -20,21 +50,21 @@ def communication_seconds(models_sent: Floats, model_bytes: int, roster: Roster)
     return np.where(models_sent > 0, seconds, 0.0)
 
 
-def times(
-    received: Received, models_sent: Floats, model_bytes: int, roster: Roster, waited_in_vain: float
+def time_fields(
+    received: Received, models_sent: Floats, model_bytes: int, roster: Roster, timeout_seconds: float
 ) -> dict[str, Any]:
-    """Return the round's duration on the run's time axis, and each worker's communication and idle share of it.
+    """Return the round's duration on the run's time axis, and each worker's communication time and idle share.
 
-    The duration is the maximum over workers of computing plus communication. It is no less than ``waited_in_vain``
-    (what a silent worker cost, if finite); when everybody is away it is the time until the first one is back. What went
-    into a late reply lies in earlier rounds and does not count.
+    The duration is the maximum over workers of computing plus communication. It is at least ``timeout_seconds`` (the
+    wait for a worker that timed out, if finite); when all workers are offline it lasts until the first one returns.
+    The time that a late reply took lies in earlier rounds and does not count.
     """
     communication = communication_seconds(models_sent, model_bytes, roster)
-    in_time = {rank: reply for rank, reply in received.replies.items() if rank not in received.folded}
+    in_time = {rank: reply for rank, reply in received.replies.items() if rank not in received.late}
     busy = {rank: reply.report.seconds + float(communication[rank]) for rank, reply in in_time.items()}
-    least = waited_in_vain if np.isfinite(waited_in_vain) else 0.0
+    least = timeout_seconds if np.isfinite(timeout_seconds) else 0.0
     if not busy:
-        least = max(least, min((s for s in received.away.values() if np.isfinite(s)), default=0.0))
+        least = max(least, min((s for s in received.offline.values() if np.isfinite(s)), default=0.0))
     duration = max([*busy.values(), least])
     ranks = range(len(roster))
     return {
@@ -44,7 +74,7 @@ def times(
     }
 
 
-def workers(received: Received, silent: list[int], num_workers: int) -> dict[str, Any]:
+def worker_fields(received: Received, timed_out: list[int], num_workers: int) -> dict[str, Any]:
     """Return what the workers reported, as lists by rank (None where a worker was absent), and who was absent why."""
     reports = {rank: reply.report for rank, reply in received.replies.items()}
 
@@ -60,23 +90,24 @@ def workers(received: Received, silent: list[int], num_workers: int) -> dict[str
         "compute_seconds": column("seconds"),
         "dropped_seconds": column("dropped_seconds"),
         "present": list(reports),
-        "away": sorted(received.away),
-        "late": sorted([*silent, *received.dropped]),
+        "away": sorted(received.offline),
+        "late": sorted([*timed_out, *received.dropped]),
         "rejected": len(received.rejections),
         "rejections": {str(rank): reason for rank, reason in sorted(received.rejections.items())},
     }
 
 
-def asked(orders: Orders, work: WorkPolicy) -> dict[str, Any]:
-    """Return what the workers were asked for."""
+def target_fields(instructions: RoundInstructions, work: WorkPolicy) -> dict[str, Any]:
+    """Return what the workers were instructed to compute."""
+    ranks = range(len(instructions.batch_sizes))
     return {
-        "round": orders.server_round,
-        "budget_seconds": orders.budget_seconds if np.isfinite(orders.budget_seconds) else None,
-        "target_minibatches": [orders.target_minibatches(rank, work) for rank in range(len(orders.batch_sizes))],
+        "round": instructions.server_round,
+        "budget_seconds": instructions.budget_seconds if np.isfinite(instructions.budget_seconds) else None,
+        "target_minibatches": [instructions.target_minibatches(rank, work) for rank in ranks],
     }
 
 
-def peer_traffic(graph: nx.Graph, models_sent: Floats, model_bytes: int) -> dict[str, Any]:
+def traffic_fields(graph: nx.Graph, models_sent: Floats, model_bytes: int) -> dict[str, Any]:
     """Return who averaged with whom, and the bytes that each worker would send in a peer-to-peer deployment."""
     return {
         "edges": sorted([min(edge), max(edge)] for edge in graph.edges),

@@ -64,7 +64,7 @@ class Roster:
         return np.array([entry.bandwidth for entry in self.entries])
 
 
-def query(node_id: int, config: ConfigRecord) -> Message:
+def roster_query(node_id: int, config: ConfigRecord) -> Message:
     """Return the handshake's question to one node."""
     return Message(RecordDict({CONFIG: config}), dst_node_id=node_id, message_type=QUERY_TYPE)
 
@@ -79,7 +79,7 @@ def read_answer(reply: Message) -> RosterEntry | None:
         return None
 
 
-def build(answers: Mapping[int, RosterEntry | None]) -> Roster:
+def build_roster(answers: Mapping[int, RosterEntry | None]) -> Roster:
     """Order the nodes by rank.
 
     Parameters

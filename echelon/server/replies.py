@@ -7,9 +7,10 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from echelon.core.layout import Row
+from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
 from echelon.protocol.packing import unpack
-from echelon.server.layout import Layout, Row
 
 # No round takes thirty years; sums of such times stay finite.
 _LONGEST_SECONDS = 1e9
@@ -72,14 +73,14 @@ class NormLimit:
         return np.float32(self.value / norm)
 
 
-def read(message: Message, layout: Layout, target_samples: int, shard_size: int | None = None) -> Reply:
+def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size: int | None = None) -> Reply:
     """Check a reply to a train message.
 
     Parameters
     ----------
     message : Message
         From a worker.
-    layout : Layout
+    layout : ArrayLayout
         Of the run's model.
     target_samples : int
         What the worker was asked to process.

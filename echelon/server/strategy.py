@@ -1,189 +1,144 @@
-"""The round loop that all strategies share: one model row per worker, kept by the server.
+"""The round loop on a Flower server, which all strategies share: one model row per worker, kept by the server.
 
-A strategy says with whom to average (`PerWorkerStrategy.round_mixing`); the rest is here and in its collaborators:
-roster, exchange, intake, work policy, state and record.
+A strategy gives the matrix (:meth:`echelon.core.strategy.Strategy.mixing`); what happens to messages and rows is here
+and in the modules beside this one.
 """
 
 import time
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from logging import INFO
 from typing import Any, Unpack
 
-import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Result, Strategy
+from flwr.serverapp.strategy import Result
+from flwr.serverapp.strategy import Strategy as FlowerBase
 from flwr.supercore import log
-from numpy.typing import NDArray
 
-from echelon.algorithms.mixing import consensus_distance, mean_drift, mix
-from echelon.core.sgd import SGD
-from echelon.core.work import FullBatch, WorkPolicy
-from echelon.protocol.messages import TrainInstructions, num_bytes
-from echelon.server import metrics as records
-from echelon.server.evaluation import EvaluateFn, consensus_row, evaluate_message, evaluate_models, workers_fields
-from echelon.server.exchange import Exchange
-from echelon.server.instructions import Orders, train_message
-from echelon.server.layout import Layout, Row
+from echelon.core import operations
+from echelon.core.layout import Row
+from echelon.core.mixing import Floats, Leaders, Mixing
+from echelon.core.strategy import Strategy
+from echelon.protocol.messages import ANCHOR, num_bytes
+from echelon.server.evaluation import EvaluateFn, evaluate_message, evaluate_models, worker_metrics
+from echelon.server.instructions import Round, RoundInstructions, train_message
+from echelon.server.metrics import round_record
 from echelon.server.nodes import Roster
-from echelon.server.options import Options, Plan
-from echelon.server.registration import Enrolment
+from echelon.server.options import Options
 from echelon.server.replies import Reply
+from echelon.server.session import Session, open_session
 from echelon.server.state import ServerState
-from echelon.server.updates import Intake, Received, account, weighed
+from echelon.server.updates import Received, advance_state, round_numbers, scale_updates
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+_LEADERS = "leaders"
 
 
 class AllWorkersFailedError(RuntimeError):
     """A round in which no worker returned a usable model."""
 
 
-@dataclass(frozen=True)
-class Mixing:
-    """How a round's rows are combined.
-
-    Attributes
-    ----------
-    matrix : ndarray, shape (N, N)
-        X+ = matrix @ Y; an absent worker's row is a unit vector.
-    graph : networkx.Graph
-        The edges that were active, between workers that were present.
-    models_sent : ndarray, shape (N,)
-        Models that each worker sends in a peer-to-peer deployment.
-    leaders : tuple of ndarray, or None
-        Ranks of the best and of the best connected neighbour of every worker (AL-DSGD).
-    """
-
-    matrix: Floats
-    graph: nx.Graph
-    models_sent: Floats
-    leaders: tuple[Ints, Ints] | None = None
-
-
-class PerWorkerStrategy(Strategy):
+class FlowerStrategy(Strategy, FlowerBase):
     """A Flower strategy that keeps one model row per worker.
+
+    A subclass gives the matrix of a round in :meth:`mixing`. It may also replace one of the hooks ``round_complete``,
+    ``filter_replies``, ``update_scales``, ``extra_payload``, ``aggregate`` and ``load_global``; none of them depends
+    on another having been called first.
 
     Parameters
     ----------
     **options : Options
         See :class:`echelon.server.options.Options`.
-
-    Attributes
-    ----------
-    state : ServerState
-        From :meth:`prepare` on.
-    roster : Roster
-        From :meth:`prepare` on.
     """
 
-    state: ServerState
-    roster: Roster
-
     def __init__(self, **options: Unpack[Options]) -> None:
-        self.work: WorkPolicy = options.get("work") or FullBatch()
-        self.sgd = options.get("sgd") or SGD()
-        self.seed = options.get("seed", 0)
+        super().__init__(work=options.get("work"), sgd=options.get("sgd"), seed=options.get("seed", 0))
         self.eval_every = options.get("eval_every", 1)
         if self.eval_every < 1:
             raise ValueError(f"eval_every must be at least 1; got {self.eval_every}")
         self.grace_seconds = options.get("grace_seconds", float("inf"))
         self.fold_late = options.get("fold_late", False)
         self._options = options
+        self._session: Session | None = None
+        self._round: Round | None = None
 
-    @abstractmethod
-    def round_mixing(self, server_round: int, present: Ints) -> Mixing:
-        """Return how the rows are combined in a round (from 1) in which the workers ``present`` (ranks) took part."""
+    @property
+    def session(self) -> Session:
+        """The open run; RuntimeError before :meth:`start` or the first :meth:`configure_train`."""
+        if self._session is None:
+            raise RuntimeError(f"{type(self).__name__} has no run yet: call start")
+        return self._session
 
-    def factors(self, replies: Mapping[int, Reply]) -> Floats:
-        """Return the weights k_i of the local updates, in the order of ``replies``."""
-        ranks = np.array(list(replies), dtype=np.int64)
-        samples = np.array([reply.report.samples for reply in replies.values()], dtype=np.int64)
-        full = self.work.local_steps * self.orders.batch_sizes
-        return self.work.factors(samples, full[ranks], self.state.mean_samples[ranks])
+    @property
+    def state(self) -> ServerState:
+        """State of the open run."""
+        return self.session.state
 
-    def combine(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
-        """Put the workers' new rows in their places and mix: adapt, then combine (X+ = W Y).
+    @property
+    def roster(self) -> Roster:
+        """Workers of the open run, by rank."""
+        return self.session.roster
 
-        Returns
-        -------
-        float
-            The distance by which mixing moved the mean model.
-        """
-        for rank, row in updated.items():
-            self.state.rows[rank] = row
-        drift = mean_drift(mixing.matrix, self.state.rows, self.layout.num_parameters)
-        mix(mixing.matrix, self.state.rows, self.layout.num_parameters)
+    # Hooks
+
+    def round_complete(self, received: Received) -> bool:
+        """Return whether the round can do without the replies that have not arrived yet."""
+        return False
+
+    def filter_replies(self, received: Received, recipients: list[int]) -> Received:
+        """Return the replies that count; workers left out are named in its ``dropped``."""
+        return received
+
+    def extra_payload(self, rank: int, server_round: int) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
+        """Return what a worker gets beside its row: array records by key, and instructions that go with them."""
+        session = self.session
+        if _LEADERS not in session.state.extras:
+            return {}, {}
+        best, degree = session.state.extras[_LEADERS]
+        pull = self.pull(server_round, Leaders(best, degree))
+        if pull is None:
+            return {}, {}
+        weights = pull.weights[rank].astype(np.float32)
+        used = np.flatnonzero(weights)
+        anchor = weights[used] @ session.state.rows[used, session.mixed]
+        return {ANCHOR: session.layout.parameter_arrays(anchor)}, {"anchor_strength": pull.strength}
+
+    def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
+        """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
+        state, columns = self.state, self.session.layout.num_parameters
+        drift = operations.combine(mixing.matrix, state.rows, updated, columns, self.order)
+        if self.average_momentum and state.momentum is not None:
+            operations.mix(mixing.matrix, state.momentum)
         return drift
 
-    def adopt(self, arrays: ArrayRecord) -> None:
-        """Go on from the model that Flower's loop hands over: a wrapper (of differential privacy) may have changed it.
+    def load_global(self, arrays: ArrayRecord) -> None:
+        """Continue from the model that Flower's loop passes in: a wrapper (for differential privacy) may change it.
 
         Raises
         ------
         ValueError
-            If it is not the consensus model: what a wrapper does to that one would be lost on the workers' own.
+            If it is not the consensus model: what a wrapper does to that one would not reach the workers' own.
         """
-        if not np.array_equal(self.layout.row(arrays), consensus_row(self.state.rows)):
+        session = self.session
+        if not np.array_equal(session.layout.row(arrays), operations.consensus(session.state.rows)):
             raise ValueError(
                 f"{type(self).__name__} keeps a model per worker, so a strategy wrapper must not change the consensus "
                 "model; only AllReduce goes with such a wrapper"
             )
 
-    def enough(self) -> bool:
-        """Say whether the round can do without the replies that have not come yet (``intake.received`` have)."""
-        return False
-
-    def select(self, received: Received) -> None:
-        """Take replies that are not to count out of ``received``, and name their workers as dropped."""
-
-    def observe_losses(self, replies: Mapping[int, Reply]) -> None:
-        """Note the workers' mean training losses of the round."""
-        for rank, reply in replies.items():
-            if reply.report.samples:
-                self.state.losses[rank] = reply.report.train_loss
-
-    def extra_arrays(self, rank: int) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
-        """Return what a worker gets beside its row: array records by key, and the instructions that go with them."""
-        return {}, {}
-
-    def prepare(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> None:
-        """Enrol the workers (sending ``config`` along); make the plan and the initial state, or go on from one."""
-        options = self._options
-        self.exchange = Exchange(grid, options.get("window"), options.get("stop"))
-        self.layout = Layout(arrays, options.get("buffers"))
-        question = TrainInstructions(seed=self.seed, minibatch_size=self.work.minibatch_size)
-        self.enrolment = Enrolment(self.exchange, question, config)
-        self.roster = self.enrolment.enrol(options.get("num_workers"), options.get("roster_timeout", 600.0))
-        plan = options.get("plan") or Plan()
-        self.plan = plan(self.roster) if callable(plan) else plan
-        planned = None if self.plan.parts is None else np.array([len(part) for part in self.plan.parts])
-        self.shard_sizes = self.roster.shard_sizes if planned is None else planned
-        norm_limit = options.get("norm_limit")
-        self.intake = Intake(self.exchange, self.enrolment, self.layout, planned, norm_limit, self.fold_late, self.sgd)
-        if planned is not None and len(planned) != len(self.roster):
-            raise ValueError(f"the plan is for {len(planned)} workers; {len(self.roster)} have enrolled")
-        self.state = self._state_at_start(arrays)
-        unknown = np.isnan(self.state.seconds_per_minibatch)
-        self.state.seconds_per_minibatch[unknown] = self.roster.seconds_per_minibatch[unknown]
+    # Flower's interface
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Return a round's messages: to every worker that is free, its own row and its instructions."""
-        if not hasattr(self, "state"):
-            self.prepare(grid, arrays, config)
+        """Return a round's messages: to every free worker, its own row and its instructions."""
+        session = self._session or self.open(grid, arrays, config)
         if arrays:
-            self.adopt(arrays)
-        self.asked = self._free_ranks()
-        self.orders = Orders.make(server_round, self.work, self.state, self.plan, self.asked)
-        self.downlink_bytes = 0
-        return (self._train_message(rank, config) for rank in self.asked)
+            self.load_global(arrays)
+        self._round = self._begin(server_round, session.free_ranks())
+        return self._messages(self._round, config)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -195,52 +150,22 @@ class PerWorkerStrategy(Strategy):
         AllWorkersFailedError
             If no reply is usable.
         """
-        record = self.finish_round(replies)
+        if self._round is None:
+            raise RuntimeError("aggregate_train must follow configure_train")
+        record = self.finish_round(self._round, replies)
         return self.consensus(), MetricRecord({name: record[name] for name in ("train_loss", "consensus_distance")})
-
-    def finish_round(self, messages: Iterable[Message]) -> dict[str, Any]:
-        """Do the server's half of a round and return its record; raises as :meth:`aggregate_train`."""
-        received = self.intake.read(messages, self.orders, self.state)
-        free_again = set(self._free_ranks()).difference(self.asked)  # replies came, but too late for their round
-        if not received.replies and not received.away and (received.rejections or not free_again):
-            raise AllWorkersFailedError(received.failure(self.orders.server_round))
-        self.select(received)
-        silent = received.silent(self.asked)
-        self.intake.remember(silent, self.state)
-        present = np.array(list(received.replies), dtype=np.int64)
-        account(received.replies, self.orders, self.state, self.work.minibatch_size, self.work.ema)
-        self.observe_losses(received.replies)
-        mixed = slice(self.layout.num_parameters)
-        factors = self.factors(received.replies)
-        updated = weighed(received.replies, factors, self.state, mixed, self.intake.norm_limit)
-        mixing = self.round_mixing(self.orders.server_round, present)
-        drift = self.combine(updated, mixing)
-        record = self._record(received, silent, mixing) | {"mean_drift": drift}
-        self.state.round = self.orders.server_round
-        self.state.virtual_seconds = record["virtual_seconds"]
-        return record
-
-    def consensus(self) -> ArrayRecord:
-        """Return the mean of all workers' models."""
-        return self.layout.arrays(consensus_row(self.state.rows))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return messages that let every free worker evaluate its own model on its own data."""
-        if not hasattr(self, "state"):
-            self.prepare(grid, arrays, config)
-        return (
-            evaluate_message(self.roster.node_ids[rank], rank, config, self.state, self.layout, self.plan)
-            for rank in self._free_ranks()
-        )
+        session = self._session or self.open(grid, arrays, config)
+        nodes, state, layout, partition = session.roster.node_ids, session.state, session.layout, session.partition
+        return (evaluate_message(nodes[rank], rank, config, state, layout, partition) for rank in session.free_ranks())
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the workers' own accuracy and loss, averaged by the samples that they evaluated."""
-        senders = ((self.intake.sender(reply, MessageType.EVALUATE), reply) for reply in replies)
-        by_rank = {rank: reply for rank, reply in senders if rank is not None}
-        metrics, self.evaluated = workers_fields(by_rank, len(self.roster))
-        return metrics
+        return self._evaluated(replies)[0]
 
     def summary(self) -> None:
         """Log what will run."""
@@ -265,9 +190,9 @@ class PerWorkerStrategy(Strategy):
             As in Flower. ``evaluate_fn`` is called for the consensus model and for every worker's; without it the
             workers evaluate their models on their own data.
         timeout : float
-            Real seconds after which the workers that are silent are left out of a round.
+            Real seconds after which workers that have not replied are left out of a round.
         train_config, evaluate_config : ConfigRecord, optional
-            Sent to the workers as they are, beside the round's instructions.
+            Sent to the workers unchanged, beside the round's instructions.
 
         Returns
         -------
@@ -277,44 +202,112 @@ class PerWorkerStrategy(Strategy):
         Raises
         ------
         RosterError
-            If the workers do not enrol.
+            If the workers do not register.
         AllWorkersFailedError
             If a round brings no usable model.
         """
         train_config = train_config or ConfigRecord()
-        self.prepare(grid, initial_arrays, train_config)
+        state = self.open(grid, initial_arrays, train_config).state
         self.summary()
         result = Result()
-        if evaluate_fn is not None and self.state.round == 0:
+        if evaluate_fn is not None and state.round == 0:
             self._evaluate(0, result, evaluate_fn, evaluate_config, timeout)
-        while self.state.round < num_rounds:
+        while state.round < num_rounds:
             began = time.monotonic()
-            server_round = self.state.round + 1
+            server_round = state.round + 1
             record = self.run_round(server_round, train_config, timeout)
             result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
             if server_round % self.eval_every == 0 or server_round == num_rounds:
                 record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
-            self.state.wall_seconds += time.monotonic() - began
-            record["wall_seconds"] = self.state.wall_seconds
+            state.wall_seconds += time.monotonic() - began
+            record["wall_seconds"] = state.wall_seconds
             for callback in self._options.get("on_round", ()):
-                callback(record, self.state)
+                callback(record, state)
         result.arrays = self.consensus()
         return result
 
-    def run_round(self, server_round: int, config: ConfigRecord, timeout: float) -> dict[str, Any]:
-        """Do a round and return its record; an asynchronous strategy has its own idea of one."""
-        return self.finish_round(self._exchange_round(server_round, config, timeout))
+    # Rounds
 
-    def _exchange_round(self, server_round: int, config: ConfigRecord, timeout: float) -> Iterable[Message]:
-        late = self.exchange.collect_late()
-        messages = self.configure_train(server_round, ArrayRecord(), config, self.exchange.grid)
+    def open(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> Session:
+        """Open the run: register the workers, lay out the graphs, make the initial state or continue from one."""
+        self._session = session = open_session(
+            grid, arrays, config, self._options, work=self.work, sgd=self.sgd, seed=self.seed, fold_late=self.fold_late
+        )
+        self.lay_out(len(session.roster), session.shard_sizes)
+        return session
+
+    def run_round(self, server_round: int, config: ConfigRecord, timeout: float) -> dict[str, Any]:
+        """Do a round and return its record; what a round is differs for an asynchronous strategy."""
+        session = self.session
+        late = session.exchange.collect_late()
+        begun = self._begin(server_round, session.free_ranks())
         if self.fold_late:
-            folded = {self.intake.sender(reply, MessageType.TRAIN) for reply in late}
-            self.asked = [rank for rank in self.asked if rank not in folded]
-            messages = (self._train_message(rank, config) for rank in self.asked)
-        invitations = self.enrolment.invite_newcomers()
-        seconds = min(timeout, self.orders.budget_seconds + self.grace_seconds)
-        return chain(late, self.exchange.run(chain(invitations, messages), seconds, self.enough, timeout))
+            folded = {session.processor.sender(reply, MessageType.TRAIN) for reply in late}
+            begun.recipients = [rank for rank in begun.recipients if rank not in folded]
+        messages = chain(session.registration.query_newcomers(), self._messages(begun, config))
+        seconds = min(timeout, begun.instructions.budget_seconds + self.grace_seconds)
+        replies = session.exchange.run(
+            messages, seconds, lambda: self.round_complete(session.processor.received), timeout
+        )
+        return self.finish_round(begun, chain(late, replies))
+
+    def finish_round(self, begun: Round, messages: Iterable[Message]) -> dict[str, Any]:
+        """Do the server's half of a round and return its record; raises as :meth:`aggregate_train`."""
+        session, state, instructions = self.session, self.state, begun.instructions
+        received = session.processor.read(messages, instructions, state)
+        free_again = set(session.free_ranks()).difference(begun.recipients)  # their replies came too late
+        if not received.replies and not received.offline and (received.rejections or not free_again):
+            raise AllWorkersFailedError(received.failure(instructions.server_round))
+        received = self.filter_replies(received, begun.recipients)
+        timed_out = received.timed_out(begun.recipients)
+        session.processor.remember(timed_out, state)
+        advance_state(received.replies, instructions, state, self.work.minibatch_size, self.work.ema)
+        state.losses = self.update_signal(state.losses, self._measured_losses(received.replies))
+        numbers = round_numbers(instructions, received.replies, state)
+        factors = self.update_scales(numbers)
+        updated = scale_updates(received.replies, factors, state, session.mixed, session.processor.norm_limit)
+        mixing = self.mixing(numbers)
+        if mixing.leaders is not None:
+            state.extras[_LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
+        drift = self.aggregate(updated, mixing)
+        record = round_record(begun, received, timed_out, mixing, session, self.work, self.grace_seconds)
+        record["mean_drift"] = drift
+        state.round = instructions.server_round
+        state.virtual_seconds = record["virtual_seconds"]
+        return record
+
+    def consensus(self) -> ArrayRecord:
+        """Return the mean of all workers' models."""
+        return self.session.layout.arrays(operations.consensus(self.state.rows))
+
+    def _begin(self, server_round: int, recipients: list[int]) -> Round:
+        session = self.session
+        instructions = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients)
+        return Round(instructions, recipients)
+
+    def _messages(self, begun: Round, config: ConfigRecord) -> Iterable[Message]:
+        """Yield the messages of a round, each made when it can be sent."""
+        session = self.session
+        for rank in begun.recipients:
+            extra, settings = self.extra_payload(rank, begun.instructions.server_round)
+            instructions = begun.instructions.instructions(rank, self.seed, self.work, self.sgd, session.state)
+            record = replace(instructions, **settings).to_config()  # type: ignore[arg-type]
+            record.update(config)
+            node_id = session.roster.node_ids[rank]
+            message = train_message(node_id, rank, record, session.state, session.layout, session.partition, extra)
+            begun.downlink_bytes += num_bytes(message.content)
+            yield message
+
+    def _measured_losses(self, replies: Mapping[int, Reply]) -> Floats:
+        """Return the round's losses by rank, shape (N,), as the strategy ranks the workers; NaN where there is none."""
+        measured = np.full(len(self.roster), np.nan)
+        held_out_loss = self._options.get("held_out_loss")
+        for rank, reply in replies.items():
+            if self.losses == "held_out" and held_out_loss is not None and reply.row is not None:
+                measured[rank] = held_out_loss(self.session.layout.arrays(reply.row))
+            elif reply.report.samples:
+                measured[rank] = reply.report.train_loss
+        return measured
 
     def _evaluate(
         self,
@@ -325,58 +318,19 @@ class PerWorkerStrategy(Strategy):
         timeout: float,
     ) -> dict[str, Any]:
         """Evaluate on the server, or else on the workers; note it in the result and return the record's fields."""
+        session = self.session
         if evaluate_fn is not None:
-            metrics, fields = evaluate_models(evaluate_fn, server_round, self.state.rows, self.layout)
-            if metrics is not None:
-                result.evaluate_metrics_serverapp[server_round] = metrics
+            found, fields = evaluate_models(evaluate_fn, server_round, session.state.rows, session.layout)
+            if found is not None:
+                result.evaluate_metrics_serverapp[server_round] = found
             return fields
-        questions = self.configure_evaluate(server_round, ArrayRecord(), config or ConfigRecord(), self.exchange.grid)
-        metrics = self.aggregate_evaluate(server_round, self.exchange.run(questions, timeout))
-        if metrics is not None:
-            result.evaluate_metrics_clientapp[server_round] = metrics
-        return self.evaluated
+        messages = self.configure_evaluate(server_round, ArrayRecord(), config or ConfigRecord(), session.exchange.grid)
+        found, fields = self._evaluated(session.exchange.run(messages, timeout))
+        if found is not None:
+            result.evaluate_metrics_clientapp[server_round] = found
+        return fields
 
-    def _state_at_start(self, arrays: ArrayRecord) -> ServerState:
-        num_momentum = self.layout.num_parameters if self.sgd.momentum else 0
-        initial = ServerState.initial(self.layout.row(arrays), len(self.roster), num_momentum)
-        state = self._options.get("state")
-        if state is None:
-            return initial
-        if state.rows.shape != initial.rows.shape:
-            raise ValueError(
-                f"the state to go on from has {state.rows.shape[0]} models of {state.rows.shape[1]} values; "
-                f"this run has {initial.rows.shape[0]} of {initial.rows.shape[1]}"
-            )
-        state.momentum = initial.momentum if state.momentum is None else state.momentum
-        return state
-
-    def _free_ranks(self) -> list[int]:
-        """Return the ranks whose nodes are connected and have answered every earlier message."""
-        ranks, busy = self.roster.ranks(), self.exchange.busy_nodes
-        return sorted(ranks[node] for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
-
-    def _train_message(self, rank: int, config: ConfigRecord) -> Message:
-        instructions = self.orders.instructions(rank, self.seed, self.work, self.sgd, self.state)
-        extra, settings = self.extra_arrays(rank)
-        record = replace(instructions, **settings).to_config()  # type: ignore[arg-type]
-        record.update(config)
-        node_id = self.roster.node_ids[rank]
-        message = train_message(node_id, rank, record, self.state, self.layout, self.plan, extra)
-        self.downlink_bytes += num_bytes(message.content)
-        return message
-
-    def _record(self, received: Received, silent: list[int], mixing: Mixing) -> dict[str, Any]:
-        in_vain = self.orders.budget_seconds + self.grace_seconds if silent else 0.0
-        record = records.asked(self.orders, self.work)
-        record |= records.times(received, mixing.models_sent, self.layout.num_bytes, self.roster, in_vain)
-        record |= records.workers(received, silent, len(self.roster))
-        record |= records.peer_traffic(mixing.graph, mixing.models_sent, self.layout.num_bytes)
-        record |= {
-            "virtual_seconds": self.state.virtual_seconds + record["round_seconds"],
-            "consensus_distance": consensus_distance(self.state.rows[:, : self.layout.num_parameters]),
-            "uplink_bytes": sum(reply.num_bytes for reply in received.replies.values()),
-            "downlink_bytes": self.downlink_bytes,
-        }
-        if mixing.leaders is not None:
-            record |= {"leaders_best": mixing.leaders[0].tolist(), "leaders_degree": mixing.leaders[1].tolist()}
-        return record
+    def _evaluated(self, replies: Iterable[Message]) -> tuple[MetricRecord | None, dict[str, Any]]:
+        senders = ((self.session.processor.sender(reply, MessageType.EVALUATE), reply) for reply in replies)
+        by_rank = {rank: reply for rank, reply in senders if rank is not None}
+        return worker_metrics(by_rank, len(self.roster))

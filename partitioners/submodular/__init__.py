@@ -1,1 +1,1 @@
-"""RCD-SGD: submodular greedy partitioning, its kernels and features."""
+"""RCD-SGD: partitioning by greedy submodular maximisation, with its kernels and features."""

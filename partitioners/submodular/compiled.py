@@ -1,4 +1,4 @@
-"""Compilation of inner loops with numba, typed so that the callers' types survive."""
+"""Compilation of inner loops with numba, typed so that a compiled function keeps its signature."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -9,8 +9,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile `function` at its first call; the machine code is kept on disk and the GIL is released while it runs."""
+    """Compile `function` at its first call; the machine code is cached on disk, and running it releases the GIL."""
     try:
         return cast("Function", numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-    except RuntimeError:  # nowhere to write, as in a read-only container: it is compiled in every process
+    except RuntimeError:  # no writable cache, as in a read-only container: every process compiles
         return cast("Function", numba.njit(nogil=True, error_model="numpy")(function))

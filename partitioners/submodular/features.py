@@ -1,4 +1,4 @@
-"""Features by which samples are compared, where raw pixels will not do."""
+"""Features to compare samples by, where raw pixels are not enough: principal components, or those of a model."""
 
 from typing import TYPE_CHECKING
 
@@ -15,15 +15,16 @@ _ROWS = 4096  # samples that are projected at a time
 
 
 def pca(features: npt.ArrayLike, components: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Project features on their principal components.
+    """Project features onto their principal components.
 
     Parameters
     ----------
     features : (n, ...) array
+        One row of real numbers per sample.
     components : int
-        Number of components, at least 1 and at most min(n, d).
+        Number of components, in [1, min(n, d)].
     rng : numpy.random.Generator
-        Draws the 10,000 samples, if there are more, on which the components are fitted.
+        Draws the 10,000 samples on which the components are fitted, if there are more, and the solver's seed.
 
     Returns
     -------
@@ -32,7 +33,15 @@ def pca(features: npt.ArrayLike, components: int, rng: np.random.Generator) -> n
     Raises
     ------
     ValueError
-        If features are not finite, or there are not so many components.
+        If features are not finite, or `components` is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.partitioners.submodular.features import pca
+    >>> images = np.random.default_rng(0).normal(size=(100, 8, 8))
+    >>> pca(images, 10, np.random.default_rng(0)).shape
+    (100, 10)
     """
     from sklearn.decomposition import PCA
 
@@ -47,15 +56,16 @@ def pca(features: npt.ArrayLike, components: int, rng: np.random.Generator) -> n
 
 
 def penultimate(model: "torch.nn.Module", inputs: "torch.Tensor", batch_size: int = 256) -> npt.NDArray[np.float32]:
-    """Return what the last linear layer of a classifier is given.
+    """Return the inputs of the last linear layer of a classifier.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Called in evaluation mode on the device where its parameters are; its modes are then restored.
+        Called in evaluation mode on the device of its parameters; its modes are restored afterwards.
     inputs : (n, ...) tensor
-        As the model expects them.
+        In the form the model expects.
     batch_size : int
+        Samples per call of the model.
 
     Returns
     -------
@@ -65,15 +75,23 @@ def penultimate(model: "torch.nn.Module", inputs: "torch.Tensor", batch_size: in
     ------
     ValueError
         If the model has no linear layer.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from echelon.partitioners.submodular.features import penultimate
+    >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    >>> penultimate(model, torch.zeros(5, 4)).shape
+    (5, 3)
     """
     import torch
 
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
     if not layers:
         raise ValueError(f"partitioner.features needs a model with a linear layer; {type(model).__name__} has none")
-    caught: list[torch.Tensor] = []
+    captured: list[torch.Tensor] = []
     hook = layers[-1].register_forward_pre_hook(
-        lambda _, given: caught.append(given[0].detach().flatten(1).float().cpu())
+        lambda _, arguments: captured.append(arguments[0].detach().flatten(1).float().cpu())
     )
     device, training = layers[-1].weight.device, {layer: layer.training for layer in model.modules()}
     model.eval()
@@ -85,4 +103,4 @@ def penultimate(model: "torch.nn.Module", inputs: "torch.Tensor", batch_size: in
         hook.remove()
         for layer, was_training in training.items():
             layer.training = was_training
-    return np.asarray(torch.cat(caught).numpy(), dtype=np.float32)
+    return np.asarray(torch.cat(captured).numpy(), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Exact greedy division of one class among blocks, with gains that are kept up to date instead of recomputed.
+"""Exact greedy division of one class among blocks, with gains that are updated instead of recomputed.
 
 f(A) is facility location, sum_v max_{u in A} s(v, u), or graph cut, sum_v sum_{u in A} s(v, u) - lam sum_{v, u in A}
-s(v, u), which for lam = 1 is the weight of the edges between A and the rest.  While samples are left, a block below its
-size receives the sample left of largest f(A + v) - f(A).
+s(v, u), which for lam = 1 is the weight of the edges between A and the rest.  While samples remain, a block A below its
+size receives the remaining sample v of largest gain f(A + v) - f(A).
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ Matrix = npt.NDArray[np.float32]
 
 @compiled
 def tie(samples: int) -> float:
-    """Return the difference up to which gains count as equal: float64 rounding is smaller, a real difference larger."""
+    """Return the difference up to which gains count as equal: above float64 rounding, below any real difference."""
     return 1e-12 * samples
 
 
 @compiled
 def next_block(value: FloatArray, count: IntArray, sizes: IntArray, fill: bool, slack: float) -> int:
-    """Return the block below its size that is filled least, or whose value is smallest (ties: lowest block)."""
+    """Return the least filled of the blocks below their sizes, or that of smallest value (ties: lowest block)."""
     chosen, low = -1, 0.0
     for block in range(sizes.size):
         if count[block] < sizes[block]:
@@ -34,7 +34,7 @@ def next_block(value: FloatArray, count: IntArray, sizes: IntArray, fill: bool, 
 
 @compiled
 def best_left(gain: FloatArray, owner: IntArray, slack: float) -> int:
-    """Return the sample without owner of largest gain (ties: lowest sample)."""
+    """Return the sample of largest gain among those without an owner, -1 if none is left (ties: lowest sample)."""
     chosen, high = -1, 0.0
     for sample in range(gain.size):
         if owner[sample] < 0 and (chosen < 0 or gain[sample] > high + slack):
@@ -46,8 +46,9 @@ def best_left(gain: FloatArray, owner: IntArray, slack: float) -> int:
 def facility_location(s: Matrix, sizes: IntArray, fill: bool = False) -> tuple[IntArray, FloatArray]:
     """Divide samples among blocks by facility location.
 
-    A sample v* that joins block A changes only the rows u that it is nearer to than A was; there the gain of every v
-    falls by clip(s(u, v), old, new) - old.
+    A sample v* that joins block A changes only the rows u that are more similar to v* than to any sample of A; there
+    the gain of every v falls by clip(s(u, v), old, new) - old, old and new being the largest similarities of u to A
+    before and after.
 
     Parameters
     ----------
@@ -56,12 +57,12 @@ def facility_location(s: Matrix, sizes: IntArray, fill: bool = False) -> tuple[I
     sizes : (B,) int64 array
         Samples of each block, summing to n or less.
     fill : bool
-        Serve the least filled block next; otherwise the one of smallest f.
+        Choose the least filled block next; otherwise the one of smallest f.
 
     Returns
     -------
     owner : (n,) int64 array
-        Block of each sample, -1 for samples in none.
+        Block of each sample, -1 for samples in no block.
     value : (B,) float64 array
         f of each block.
     """
@@ -112,7 +113,7 @@ def graph_cut(s: Matrix, sizes: IntArray, fill: bool = False, lam: float = 1.0) 
 
 @compiled
 def _row_sums(s: Matrix, blocks: int) -> FloatArray:
-    """Return the gains for empty blocks, the sums of the rows, once for each block."""
+    """Return the gains for empty blocks: the sums of the rows, repeated for each block, shape (blocks, n)."""
     sums = np.zeros((blocks, s.shape[0]))
     for u in range(s.shape[0]):
         for v in range(s.shape[0]):
@@ -124,7 +125,7 @@ def _row_sums(s: Matrix, blocks: int) -> FloatArray:
 
 @compiled
 def _lower(gain: FloatArray, row: Matrix, old: np.float32, new: np.float32) -> None:
-    """Subtract clip(row, old, new) - old from the gains, in place, in the form that becomes vector instructions."""
+    """Subtract clip(row, old, new) - old from the gains, in place, in a form that the compiler vectorises."""
     for v in range(gain.size):
         clipped = row[v] if row[v] < new else new
         clipped = clipped if clipped > old else old

@@ -1,4 +1,4 @@
-"""Similarities of the samples of one class, in float32 by matrix products and in place, one n x n array in all."""
+"""Similarities of the samples of one class, in float32, by matrix products in place: one n x n array in total."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from .compiled import compiled
 Matrix = npt.NDArray[np.float32]
 KernelName = Literal["gaussian", "cosine"]
 
-_ROWS = 256  # rows handled at a time: they stay in the processor's cache
+_ROWS = 256  # rows per step: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,18 @@ class Points:
 
 
 def embed(features: npt.NDArray[np.generic], kernel: KernelName) -> Points:
-    """Centre the features (which keeps float32 distances accurate), or scale them to unit length for the cosine.
+    """Centre the features, which keeps float32 distances accurate, or scale them to unit length for the cosine.
+
+    Parameters
+    ----------
+    features : (n, d) array
+        Finite real numbers.
+    kernel : "gaussian" or "cosine"
 
     Raises
     ------
     ValueError
-        If a vector is too long for float32, or of length zero where its direction is needed.
+        If a vector is too long for float32, or is zero and the kernel is the cosine.
     """
     x = np.array(features, dtype=np.float32)
     if kernel == "gaussian":
@@ -55,17 +61,18 @@ def embed(features: npt.NDArray[np.generic], kernel: KernelName) -> Points:
 
 
 def squared_distances(points: Points, rows: IntArray | None = None) -> Matrix:
-    """Return squared Euclidean distances from the points `rows` (all of them by default) to all points.
+    """Return squared Euclidean distances from the points in `rows` to all points.
 
     Parameters
     ----------
     points : Points
     rows : (m,) int64 array, optional
+        Indices of points.  None: all points.
 
     Returns
     -------
     (m, n) float32 array
-        Exactly zero from a point to itself.
+        Zero, exactly, from a point to itself.
     """
     x, squares = points.vectors, points.squares
     left = np.arange(len(x)) if rows is None else rows
@@ -117,19 +124,19 @@ def similarity(
 def median_distance(distances: Matrix) -> float:
     """Return the median over the pairs u < v of an (n, n) array of squared distances.
 
-    Where it is 0 (most samples are copies of one another) the mean is returned, and where that is 0 as well, 1.
+    If it is 0, because most samples are copies of one another, the mean is returned instead; if that is 0 too, 1.
     """
     pairs = len(distances) * (len(distances) - 1) // 2
     if pairs == 0:
         return 1.0
-    bits = distances.view(np.int32)  # non-negative floats are ordered as their bit patterns
+    bits = distances.view(np.int32)  # the bit patterns of non-negative floats have the order of the floats
     middle = np.array([_nth(bits, (pairs - 1) // 2), _nth(bits, pairs // 2)], dtype=np.int32).view(np.float32)
     return float(middle.mean(dtype=np.float64)) or float(distances.mean(dtype=np.float64)) or 1.0
 
 
 @compiled
 def _nth(bits: npt.NDArray[np.int32], rank: int) -> int:
-    """Return the element of that rank (from 0) above the diagonal: first its upper, then its lower 16 bits."""
+    """Return the element of this rank (from 0) above the diagonal: first its upper, then its lower 16 bits."""
     high = 0
     for half in range(2):
         counts = np.zeros(1 << 16, dtype=np.int64)

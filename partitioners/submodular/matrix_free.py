@@ -1,4 +1,4 @@
-"""Graph cut for a class whose similarity matrix does not fit: its rows are computed when they are needed."""
+"""Graph cut for a class whose similarity matrix does not fit into memory: its rows are computed on demand."""
 
 import numpy as np
 
@@ -6,8 +6,8 @@ from ..base import FloatArray, IntArray
 from .greedy import best_left, next_block, tie
 from .kernel import KernelName, Matrix, Points, median_distance, squared_distances, to_similarity
 
-_ROWS = 64  # rows computed by one matrix product
-_SAMPLED = 4096  # samples whose pairs estimate the median
+_ROWS = 64  # rows per matrix product
+_SAMPLED = 4096  # samples from whose pairs the median is estimated
 
 
 def estimated_bandwidth(points: Points) -> float:
@@ -21,13 +21,13 @@ def graph_cut(
 ) -> tuple[IntArray, FloatArray]:
     """Divide samples among blocks as `greedy.graph_cut` does, in O(n (d + blocks)) memory.
 
-    Only the row of the sample that is being placed is needed.  What another block takes next changes only if the sample
-    is taken away from it, so the rows of the blocks that are served next are computed together.
+    Each step needs only the row of the sample it places.  The next choice of another block changes only if that very
+    sample is placed elsewhere, so the rows of the next choices of several blocks are computed in one product.
 
     Parameters
     ----------
     points : Points
-        What `kernel.embed` returns.
+        As returned by `kernel.embed`.
     kernel, bandwidth
         As in `kernel.to_similarity`.
     sizes, fill, lam
@@ -36,7 +36,9 @@ def graph_cut(
     Returns
     -------
     owner : (n,) int64 array
+        Block of each sample, -1 for samples in no block.
     value : (B,) float64 array
+        f of each block.
     """
     n = len(points.squares)
     owner = np.full(n, -1, dtype=np.int64)
@@ -59,7 +61,7 @@ def graph_cut(
 
 
 def _next_choices(gains: FloatArray, owner: IntArray, first: int) -> IntArray:
-    """Return `first` and the samples that the blocks with these gains would take after it, in their order."""
+    """Return `first`, then the next choices of the blocks with these gains, in the order of the blocks."""
     chosen, claimed = [first], owner.copy()
     for gain in gains:
         claimed[chosen[-1]] = 0

@@ -1,16 +1,15 @@
-"""RCD: shards that each represent the whole class, by greedy submodular maximisation."""
+"""RCD-SGD's partitioner: parts that each represent the whole class, by greedy submodular maximisation."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-from ..base import FloatArray, IntArray, check_features, check_labels, check_ratios
+from ..base import Features, FloatArray, IntArray, Partitioner
 from ..quotas import quotas
 
 Objective = Literal["facility_location", "graph_cut"]
@@ -18,41 +17,64 @@ Selection = Literal["units", "fill", "min_value"]
 
 
 @dataclass(frozen=True)
-class SubmodularPartitioner:
+class SubmodularPartitioner(Partitioner):
     """Divide each class so that every worker's share of it represents it, in sizes that follow the ratios.
 
-    While samples of a class are left, a block below its size receives the sample v that most increases f(A + v) - f(A),
-    f being facility location (every sample of the class has something similar in A) or graph cut (A is as similar as
-    possible to what is outside it, and little to itself).  Quotas per class, and totals, are within one sample of their
-    shares.  The pooled samples must be visible to whoever partitions.  Nothing is drawn at random.
+    While samples of a class remain, a block A below its size receives the sample v with the largest gain
+    f(A + v) - f(A), where f is facility location (every sample of the class is similar to one in A) or graph cut (A is
+    similar to the samples outside it, and its samples are dissimilar to each other).  Quotas per class, and totals, are
+    within one sample of their shares.  The process that partitions must see the pooled samples.  Nothing is drawn at
+    random.
 
     Parameters
     ----------
     objective : "facility_location" or "graph_cut"
+        The function f.
     selection : "units", "fill" or "min_value"
-        Which block is served next.  `units`: each worker holds as many equal blocks as its ratio is a multiple of the
-        smallest (and one shorter block for the rest), and the block of smallest f is served; the worker's blocks are
-        then joined.  `fill`: one block per worker, the least filled is served.  `min_value`: one block per worker, that
-        of smallest f is served; the paper's rule, which represents classes worse than chance once ratios differ.
+        Which block receives the next sample.  `units`: each worker has as many equal blocks as its ratio is a multiple
+        of the smallest ratio (and one shorter block for the remainder), the block of smallest f is next, and a worker's
+        blocks are joined at the end.  `fill`: one block per worker, the least filled block is next.  `min_value`: one
+        block per worker, the block of smallest f is next; this is the paper's rule, which represents classes worse than
+        chance when ratios differ.
     bandwidth : float, optional
-        Of the Gaussian kernel exp(-|v - u|^2 / bandwidth).  None: the median squared distance within the class.
+        Bandwidth of the Gaussian kernel exp(-|v - u|^2 / bandwidth).  None: the median squared distance within the
+        class.
     lam : float
-        Weight of the similarity inside a block in the graph cut, in [0, 1]: 1 is the cut itself, up to 1/2 f is
+        Weight of the similarity within a block in the graph cut, in [0, 1]: 1 gives the cut itself; up to 1/2, f is
         monotone.
     kernel : "gaussian" or "cosine"
+        Similarity of two samples.
     max_kernel_bytes : int
-        Memory for similarities.  A class with n samples needs 4 n^2 bytes, or fails with facility location; graph cut
-        then computes rows when it needs them, which is slower.
+        Memory for similarities.  A class of n samples needs 4 n^2 bytes.  Above the limit facility location raises an
+        error, and graph cut computes rows on demand, which is slower.
     jobs : int, optional
-        Classes handled at once, in threads (the work releases the GIL).  None: as many as processors and
-        `max_kernel_bytes` allow.  The result does not depend on it.
+        Number of classes processed concurrently, in threads (the inner loops release the GIL).  None: as many as
+        processors and `max_kernel_bytes` allow.  The result does not depend on it.
     progress : bool or callable
-        Show a progress bar, or call ``progress(classes done, classes)``.
+        Show a progress bar, or call ``progress(finished classes, classes)``.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range; when called, also if features are missing or not finite, or if a class is too
+        large for `max_kernel_bytes`.
 
     References
     ----------
     He and Dube 2023, "RCD-SGD", arXiv 2211.00839, Algorithm 1.
+
+    Examples
+    --------
+    Each worker gets one sample of each of the two clusters:
+
+    >>> import numpy as np
+    >>> from echelon.partitioners import SubmodularPartitioner
+    >>> features = np.array([[0.0], [1.0], [8.0], [10.0]])
+    >>> SubmodularPartitioner()([0, 0, 0, 0], [1, 1], np.random.default_rng(0), features)
+    [array([0, 2]), array([1, 3])]
     """
+
+    needs_features: ClassVar[bool] = True
 
     objective: Objective = "facility_location"
     selection: Selection = "units"
@@ -79,29 +101,17 @@ class SubmodularPartitioner:
             if (value := getattr(self, key)) is not None and value < 1:
                 raise ValueError(f"partitioner.{key} must be at least 1; got {value}")
 
-    def __call__(
-        self,
-        labels: npt.ArrayLike,
-        ratios: Sequence[float],
-        rng: np.random.Generator,
-        features: npt.ArrayLike | None = None,
+    def _partition(
+        self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
     ) -> list[IntArray]:
-        """See `partitioners.base.Partitioner`; `features` are required, `rng` is not used.
-
-        Raises
-        ------
-        ValueError
-            Also if features are missing or not finite, or a class is too large for `max_kernel_bytes`.
-        """
-        classes, counts = np.unique(checked := check_labels(labels), return_counts=True)
-        shares = check_ratios(ratios)
-        rows = check_features(features, len(checked))
+        assert features is not None  # `needs_features`
+        classes, counts = np.unique(labels, return_counts=True)
         self._check_memory(classes, counts)
-        members = [np.flatnonzero(checked == label) for label in classes]
-        owners = self._run(members, rows, quotas(counts, shares), shares)
-        owner = np.empty(len(checked), dtype=np.int64)
-        for member, mine in zip(members, owners, strict=True):
-            owner[member] = mine
+        members = [np.flatnonzero(labels == label) for label in classes]
+        owners = self._run(members, features, quotas(counts, shares), shares)
+        owner = np.empty(len(labels), dtype=np.int64)
+        for member, ranks in zip(members, owners, strict=True):
+            owner[member] = ranks
         return [np.flatnonzero(owner == rank) for rank in range(len(shares))]
 
     def _check_memory(self, classes: IntArray, counts: IntArray) -> None:
@@ -116,38 +126,34 @@ class SubmodularPartitioner:
                 "set partitioner.objective=graph_cut, which does without"
             )
 
-    def _run(
-        self, members: list[IntArray], rows: npt.NDArray[np.generic], table: IntArray, shares: FloatArray
-    ) -> list[IntArray]:
-        """Return the workers of the members of each class, classes in parallel."""
+    def _run(self, members: list[IntArray], features: Features, table: IntArray, shares: FloatArray) -> list[IntArray]:
+        """Return the worker of each member of each class; classes run in parallel."""
         from rich.progress import track
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        largest = max(_kernel_bytes(len(member)) + 4 * len(member) * rows.shape[1] for member in members)
+        largest = max(_kernel_bytes(len(member)) + 4 * len(member) * features.shape[1] for member in members)
         jobs = self.jobs or min(os.cpu_count() or 1, max(1, self.max_kernel_bytes // largest))
-        task = partial(self._divide, rows=rows, shares=shares)
-        # One BLAS thread: how a product is split among threads may decide its last bits, and so ties.
+        task = partial(self._divide, features=features, shares=shares)
+        # One BLAS thread: how a product is split among threads can change its last bits, and so break ties differently.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(jobs, len(members))) as pool:
-            done = pool.map(task, members, table)
+            results = pool.map(task, members, table)
             if not callable(self.progress):
                 return list(
-                    track(done, "Partitioning classes", len(members), transient=True, disable=not self.progress)
+                    track(results, "Partitioning classes", len(members), transient=True, disable=not self.progress)
                 )
             owners: list[IntArray] = []
-            for owner in done:
+            for owner in results:
                 owners.append(owner)
                 self.progress(len(owners), len(members))
             return owners
 
-    def _divide(
-        self, members: IntArray, quota: IntArray, rows: npt.NDArray[np.generic], shares: FloatArray
-    ) -> IntArray:
+    def _divide(self, members: IntArray, quota: IntArray, features: Features, shares: FloatArray) -> IntArray:
         """Return the worker of each member of one class."""
-        from . import greedy, kernel, matrix_free  # compiles: not for those who only want another partitioner
+        from . import greedy, kernel, matrix_free  # here, because numba is slow to import and others do not need it
 
         owners, sizes = units(quota, shares) if self.selection == "units" else _whole(quota)
         fill = self.selection == "fill"
-        points = kernel.embed(rows[members], self.kernel)
+        points = kernel.embed(features[members], self.kernel)
         if _kernel_bytes(len(members)) > self.max_kernel_bytes:
             bandwidth = self.bandwidth or matrix_free.estimated_bandwidth(points)
             blocks, _ = matrix_free.graph_cut(points, self.kernel, bandwidth, sizes, fill, self.lam)
@@ -163,28 +169,29 @@ class SubmodularPartitioner:
 
 
 def units(quota: IntArray, shares: FloatArray) -> tuple[IntArray, IntArray]:
-    """Split the quotas of one class into equal blocks, as many per worker as its share is a multiple of the smallest.
+    """Split the quotas of one class into equal blocks: per worker, its share as a multiple of the smallest share.
 
     Parameters
     ----------
     quota : (N,) int64 array
         Samples of the class for each worker.
     shares : (N,) array
+        Share of each worker, positive.
 
     Returns
     -------
     owners : (B,) int64 array
         Worker of each block, ascending.
     sizes : (B,) int64 array
-        Samples of each block, at least 1.  A worker whose share is no multiple has one shorter block; blocks differ by
-        one sample where quotas are rounded.
+        Samples of each block, at least 1.  A worker whose share is not a whole multiple has one shorter block; blocks
+        differ by one sample where quotas are rounded.
     """
-    held = shares / shares[quota > 0].min()
+    multiples = shares / shares[quota > 0].min()
     owners, sizes = [], []
     for rank in np.flatnonzero(quota):
-        whole = int(min(held[rank] + 1e-9, quota[rank]))
-        rest = min(held[rank] - whole, 1.0)
-        weights = np.append(np.ones(whole), [rest] if rest > 1e-9 else [])
+        whole = int(min(multiples[rank] + 1e-9, quota[rank]))
+        remainder = min(multiples[rank] - whole, 1.0)
+        weights = np.append(np.ones(whole), [remainder] if remainder > 1e-9 else [])
         blocks = quotas(quota[[rank]], weights / weights.sum())[0]
         sizes.append(blocks[blocks > 0])
         owners.append(np.full(len(sizes[-1]), rank))
@@ -192,7 +199,7 @@ def units(quota: IntArray, shares: FloatArray) -> tuple[IntArray, IntArray]:
 
 
 def _whole(quota: IntArray) -> tuple[IntArray, IntArray]:
-    """Return one block per worker, like `units`."""
+    """Return one block per worker, in the form that `units` returns."""
     owners = np.flatnonzero(quota)
     return owners, quota[owners]
 

@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitioners import ByGroup
+from partitioners import ByGroupPartitioner
 from partitioners.by_group import assign
 
 
 def test_groups_stay_whole() -> None:
     groups = np.array(["p3", "p1", "p2", "p1", "p3", "p3", "p0", "p0"])
 
-    parts = ByGroup(groups)(np.zeros(8, dtype=np.int64), (3, 5), np.random.default_rng(0))
+    parts = ByGroupPartitioner(groups)(np.zeros(8, dtype=np.int64), (3, 5), np.random.default_rng(0))
 
     assert [groups[part].tolist() for part in parts] == [["p2", "p0", "p0"], ["p3", "p1", "p1", "p3", "p3"]]
 
@@ -39,9 +39,9 @@ def test_close_to_the_best_of_all_assignments(sizes: list[int], workers: int) ->
 
 def test_groups_must_match_the_labels() -> None:
     with pytest.raises(ValueError, match=r"partitioner\.groups must be one per label \(4\); got shape \(3,\)"):
-        ByGroup([0, 1, 2])(np.zeros(4, dtype=np.int64), (1, 1), np.random.default_rng(0))
+        ByGroupPartitioner([0, 1, 2])(np.zeros(4, dtype=np.int64), (1, 1), np.random.default_rng(0))
 
 
 def test_too_few_groups() -> None:
     with pytest.raises(ValueError, match=r"partitioner\.groups must be at least as many as the 3 workers; got 2"):
-        ByGroup([0, 1, 1])(np.zeros(3, dtype=np.int64), (1, 1, 1), np.random.default_rng(0))
+        ByGroupPartitioner([0, 1, 1])(np.zeros(3, dtype=np.int64), (1, 1, 1), np.random.default_rng(0))

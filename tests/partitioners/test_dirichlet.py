@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from partitioners import Dirichlet
+from partitioners import DirichletPartitioner
 from partitioners.dirichlet import fit
 
 LABELS = np.repeat(np.arange(10), 200)
 
 
 def mixes(alpha: float, seed: int = 0) -> np.ndarray:
-    parts = Dirichlet(alpha)(LABELS, (1,) * 10, np.random.default_rng(seed))
+    parts = DirichletPartitioner(alpha)(LABELS, (1,) * 10, np.random.default_rng(seed))
     return np.array([np.bincount(LABELS[part], minlength=10) / len(part) for part in parts])
 
 
@@ -41,4 +41,4 @@ def test_a_class_that_no_worker_drew_is_still_handed_out() -> None:
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
 def test_alpha_must_be_positive(alpha: float) -> None:
     with pytest.raises(ValueError, match=rf"partitioner\.alpha must be positive and finite; got {alpha}"):
-        Dirichlet(alpha)
+        DirichletPartitioner(alpha)

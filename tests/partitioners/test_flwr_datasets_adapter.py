@@ -10,7 +10,7 @@ pytest.importorskip("flwr_datasets", reason="needs the extra datasets")
 from datasets import Array2D, Dataset, Features, Image, Value
 from flwr_datasets.partitioner import Partitioner  # type: ignore[import-untyped]
 
-from partitioners import Stratified, SubmodularPartitioner
+from partitioners import StratifiedPartitioner, SubmodularPartitioner
 from partitioners.flwr_datasets_adapter import FlowerDatasetsPartitioner
 
 NAMES = ["cat", "dog", "ant"]
@@ -58,7 +58,7 @@ def test_encoded_images_are_decoded(pictures: np.ndarray) -> None:
 
 def test_random_partitioners_follow_the_seed(dataset: Dataset) -> None:
     def rows(seed: int) -> list[int]:
-        partitioner = FlowerDatasetsPartitioner(Stratified(), [1, 3], partition_by="kind", seed=seed)
+        partitioner = FlowerDatasetsPartitioner(StratifiedPartitioner(), [1, 3], partition_by="kind", seed=seed)
         partitioner.dataset = dataset
         return list(partitioner.load_partition(0)["row"])
 
@@ -67,7 +67,7 @@ def test_random_partitioners_follow_the_seed(dataset: Dataset) -> None:
 
 
 def test_errors(dataset: Dataset) -> None:
-    partitioner = FlowerDatasetsPartitioner(Stratified(), [1, 3], partition_by="label")
+    partitioner = FlowerDatasetsPartitioner(StratifiedPartitioner(), [1, 3], partition_by="label")
     partitioner.dataset = dataset
 
     with pytest.raises(ValueError, match=r"partition_id must lie in \[0, 2\); got 2"):
@@ -79,7 +79,7 @@ def test_errors(dataset: Dataset) -> None:
 def test_the_base_package_needs_neither_flower_nor_the_heavy_libraries() -> None:
     code = (
         "import sys, partitioners, numpy as np;"
-        "partitioners.Stratified()([0, 1], (1, 1), np.random.default_rng(0));"
+        "partitioners.StratifiedPartitioner()([0, 1], (1, 1), np.random.default_rng(0));"
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
         "{'flwr', 'flwr_datasets', 'datasets', 'torch', 'numba', 'sklearn', 'matplotlib'}))"
     )

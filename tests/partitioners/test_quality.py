@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from partitioners import Dirichlet, Stratified, SubmodularPartitioner, quality
+from partitioners import DirichletPartitioner, StratifiedPartitioner, SubmodularPartitioner, quality
 
 RATIOS = (1, 1, 2)
 
@@ -31,7 +31,7 @@ def test_sizes_and_classes_by_hand() -> None:
 def test_submodular_parts_are_told_from_random_ones() -> None:
     labels, features = images()
     rng = np.random.default_rng(0)
-    random = quality.report(Stratified()(labels, RATIOS, rng), labels, RATIOS, features).to_json()
+    random = quality.report(StratifiedPartitioner()(labels, RATIOS, rng), labels, RATIOS, features).to_json()
     chosen = quality.report(SubmodularPartitioner()(labels, RATIOS, rng, features), labels, RATIOS, features).to_json()
 
     assert chosen["random_mmd2_mean"] == pytest.approx(random["random_mmd2_mean"], rel=1e-6)
@@ -56,7 +56,7 @@ def test_a_whole_class_is_matched_exactly_and_a_missing_one_left_out() -> None:
 
 def test_large_classes_are_estimated_at_bounded_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, features = images()
-    parts = Dirichlet(0.5)(labels, RATIOS, np.random.default_rng(0))
+    parts = DirichletPartitioner(0.5)(labels, RATIOS, np.random.default_rng(0))
     exact = quality.report(parts, labels, RATIOS, features).similarity
     monkeypatch.setattr(quality, "_EXACT", 10)
     monkeypatch.setattr(quality, "_EVALUATED", 60)
@@ -73,7 +73,7 @@ def test_large_classes_are_estimated_at_bounded_cost(monkeypatch: pytest.MonkeyP
 
 def test_equal_seeds_give_equal_reports() -> None:
     labels, features = images()
-    parts = Stratified()(labels, RATIOS, np.random.default_rng(0))
+    parts = StratifiedPartitioner()(labels, RATIOS, np.random.default_rng(0))
 
     first, again = (quality.report(parts, labels, RATIOS, features, seed=4).to_json() for _ in range(2))
 
@@ -92,7 +92,7 @@ def test_json_holds_no_nan_though_a_worker_has_nothing() -> None:
 class TestDisplay:
     def test_table(self) -> None:
         labels, features = images()
-        parts = Stratified()(labels, RATIOS, np.random.default_rng(0))
+        parts = StratifiedPartitioner()(labels, RATIOS, np.random.default_rng(0))
 
         for report, columns in (
             (quality.report(parts, labels, RATIOS), 4),
@@ -107,7 +107,9 @@ class TestDisplay:
 
     def test_bars_are_as_long_as_the_class_counts(self) -> None:
         labels, features = images()
-        report = quality.report(Dirichlet(0.3)(labels, RATIOS, np.random.default_rng(0)), labels, RATIOS, features)
+        report = quality.report(
+            DirichletPartitioner(0.3)(labels, RATIOS, np.random.default_rng(0)), labels, RATIOS, features
+        )
 
         figure = report.figure()
 
@@ -126,7 +128,7 @@ class TestDisplay:
         rng = np.random.default_rng(0)
         labels, ratios = rng.integers(0, 30, 600), (1,) * 40
 
-        report = quality.report(Stratified()(labels, ratios, rng), labels, ratios, rng.normal(size=(600, 3)))
+        report = quality.report(StratifiedPartitioner()(labels, ratios, rng), labels, ratios, rng.normal(size=(600, 3)))
         figure = report.figure()
 
         figure.savefig(io.BytesIO())

@@ -11,15 +11,15 @@ from strategies import (
     DPSGD,
     AllReduce,
     FedBuff,
+    FlowerStrategy,
     FullBatch,
     Matcha,
     NonBlocking,
     OverSelection,
-    PerWorkerStrategy,
 )
 from tests import tiny
 
-Factory = Callable[..., PerWorkerStrategy]
+Factory = Callable[..., FlowerStrategy]
 
 
 def _spread(arrays: ArrayRecord) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echelon.algorithms.mixing import metropolis
-from strategies import ALDSGD, FullBatch, Plan, ServerState
+from strategies import ALDSGD, FullBatch, Partition, ServerState
 from tests.strategies import scripted
 
 CENTRES = (4.0, -2.0, 1.0, 8.0, 0.0)
@@ -24,7 +24,7 @@ def run(rounds: int, losses: Any = None, **options: Any) -> tuple[list[np.ndarra
         rows.append(state.rows[:, 0].copy())
         records.append(record)
 
-    strategy = ALDSGD(GRAPH, work=BATCH, plan=Plan(), on_round=[note], eval_every=99, **options)
+    strategy = ALDSGD(GRAPH, work=BATCH, partition=Partition(), on_round=[note], eval_every=99, **options)
     script = scripted.Script(CENTRES)
     strategy.start(scripted.grid(script), scripted.model(2.0), rounds, evaluate_fn=lambda number, arrays: None)
     return rows, records
@@ -76,7 +76,7 @@ def test_the_loss_on_a_shared_batch_decides_when_it_is_the_signal() -> None:
 @pytest.mark.parametrize(("signal", "losses"), [("train_loss", [1.0, 3.0]), ("ema", [1.0, 1.5])])
 def test_the_average_over_rounds_when_it_is_the_signal(signal: Any, losses: list[float]) -> None:
     seen: list[float] = []
-    strategy = ALDSGD(GRAPH, signal=signal, ema=0.25, plan=Plan(), work=BATCH, eval_every=99)
+    strategy = ALDSGD(GRAPH, signal=signal, ema=0.25, partition=Partition(), work=BATCH, eval_every=99)
     strategy._options["on_round"] = [lambda record, state: seen.append(float(state.losses[1]))]
     app = scripted.Script(CENTRES, loss=lambda rank, instructions: 2.0 * instructions.server_round - 1.0)
     strategy.start(scripted.grid(app), scripted.model(), 2, evaluate_fn=lambda number, arrays: None)

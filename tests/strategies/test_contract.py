@@ -17,7 +17,7 @@ from echelon.core.work import WorkPolicy
 from echelon.engines.inline import InlineGrid
 from echelon.protocol.messages import ARRAYS
 from echelon.server import checkpoint
-from strategies import SGD, Plan, ServerState
+from strategies import SGD, Partition, ServerState
 from tests import tiny
 from tests.grids import ShufflingGrid
 from tests.strategies.table import STRATEGIES, WORK, Factory
@@ -256,9 +256,9 @@ def foreign() -> ClientApp:
 def test_foreign_clients(make: Factory, work: str, foreign: ClientApp) -> None:
     if make is STRATEGIES["d_psgd target"]:
         with pytest.raises(ValueError, match="mixing=target needs the number of every worker's samples; worker 0"):
-            tiny.run(make, 1, on=InlineGrid(foreign, 4), plan=Plan())
+            tiny.run(make, 1, on=InlineGrid(foreign, 4), partition=Partition())
         return
-    run = tiny.run(make, 3, on=InlineGrid(foreign, 4), plan=Plan(), work=WORK[work])
+    run = tiny.run(make, 3, on=InlineGrid(foreign, 4), partition=Partition(), work=WORK[work])
     assert all(record["rejected"] == 0 for record in run.records)
     for record in run.records:
         for rank in record["present"]:  # ranks in the order of node ids, which descend with the partition-id

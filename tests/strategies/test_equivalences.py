@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from echelon.algorithms.partial import sample_order
-from strategies import ALDSGD, DPSGD, SGD, AllReduce, FullBatch, Matcha, NonBlocking, Plan
+from strategies import ALDSGD, DPSGD, SGD, AllReduce, FullBatch, Matcha, NonBlocking, Partition
 from tests import tiny
 from tests.strategies.table import STRATEGIES
 
@@ -63,7 +63,7 @@ class TestOneWorkerIsPlainSGD:
     @pytest.mark.parametrize("build", [tiny.linear, tiny.batch_norm])
     def test_with_momentum_weight_decay_and_schedule(self, make: Any, build: tiny.Model) -> None:
         run = tiny.run(make, 8, 1, model=build, work=FULL, sgd=HYPER)
-        shard = tiny.plan(1).parts[0]  # type: ignore[index]
+        shard = tiny.partition(1).parts[0]  # type: ignore[index]
         arrays, losses = plain_sgd(build, visited(shard, 0, 8, 16), minibatch=4)
         np.testing.assert_allclose(tiny.vector(run.result.arrays), tiny.vector(arrays), atol=1e-5)
         assert run.column("train_loss") == pytest.approx(losses, abs=1e-5)
@@ -96,7 +96,7 @@ class TestLargeBatch:
         np.testing.assert_allclose(np.ptp(run.strategy.state.momentum, axis=0), 0, atol=1e-6)
 
     def reference(self, momentum: float) -> NDArray[np.float64]:
-        parts = tiny.plan(4).parts
+        parts = tiny.partition(4).parts
         assert parts is not None
         by_worker = [visited(part, rank, 6, 16) for rank, part in enumerate(parts)]
         module = tiny.linear()
@@ -116,9 +116,9 @@ class TestFedAvg:
 
     sizes = (40, 30, 20, 6)
 
-    def compare(self, build: tiny.Model, plan: Plan, **options: Any) -> tuple[ArrayRecord, ArrayRecord]:
+    def compare(self, build: tiny.Model, plan: Partition, **options: Any) -> tuple[ArrayRecord, ArrayRecord]:
         grid = tiny.grid(4, build, devices=tiny.fleet(1))
-        ours = AllReduce(plan=plan, sgd=SGD(0.3), **options)
+        ours = AllReduce(partition=plan, sgd=SGD(0.3), **options)
         messages = list(ours.configure_train(1, tiny.arrays(build), ConfigRecord(), grid))
         replies = list(grid.send_and_receive(messages))
         got, metrics = ours.aggregate_train(1, replies)
@@ -129,15 +129,15 @@ class TestFedAvg:
         return got, theirs
 
     def test_unequal_samples(self) -> None:
-        got, theirs = self.compare(tiny.linear, tiny.plan(4, sizes=self.sizes), work=FULL)
+        got, theirs = self.compare(tiny.linear, tiny.partition(4, sizes=self.sizes), work=FULL)
         np.testing.assert_allclose(tiny.vector(got), tiny.vector(theirs), atol=1e-6)
 
     def test_several_steps(self) -> None:
-        got, theirs = self.compare(tiny.linear, tiny.plan(4, sizes=self.sizes), work=FullBatch(3, 8, 4))
+        got, theirs = self.compare(tiny.linear, tiny.partition(4, sizes=self.sizes), work=FullBatch(3, 8, 4))
         np.testing.assert_allclose(tiny.vector(got), tiny.vector(theirs), atol=1e-6)
 
     def test_buffers_are_averaged_too(self) -> None:
-        got, theirs = self.compare(tiny.batch_norm, tiny.plan(4), work=FULL)
+        got, theirs = self.compare(tiny.batch_norm, tiny.partition(4), work=FULL)
         np.testing.assert_allclose(tiny.vector(got), tiny.vector(theirs), atol=1e-6)
         assert got["1.num_batches_tracked"].dtype == "int64"
 
@@ -162,9 +162,11 @@ class TestBaseRules:
 
     def test_both_orders_agree_on_the_mean(self) -> None:
         """W Y and W X + (Y - X) move the mean model alike when all gradients are equal."""
-        same = Plan([np.arange(32)] * 4)
-        first = tiny.run(partial(DPSGD, "ring"), 1, plan=same, work=FullBatch(1, 32, 32))
-        second = tiny.run(partial(DPSGD, "ring", order="combine_then_adapt"), 1, plan=same, work=FullBatch(1, 32, 32))
+        same = Partition([np.arange(32)] * 4)
+        first = tiny.run(partial(DPSGD, "ring"), 1, partition=same, work=FullBatch(1, 32, 32))
+        second = tiny.run(
+            partial(DPSGD, "ring", order="combine_then_adapt"), 1, partition=same, work=FullBatch(1, 32, 32)
+        )
         np.testing.assert_allclose(first.rows, second.rows, atol=1e-6)
 
     def test_combine_then_adapt_by_hand(self) -> None:
@@ -178,13 +180,13 @@ class TestBaseRules:
     def test_gossip_keeps_the_mean_and_does_not_mix_buffers(self) -> None:
         run = tiny.run(STRATEGIES["d_psgd"], 4, model=tiny.batch_norm, work=FULL)
         assert max(run.column("mean_drift")) < 1e-6
-        layout = run.strategy.layout
+        layout = run.strategy.session.layout
         buffers = run.rows[:, layout.num_parameters :]
         assert len({row.tobytes() for row in buffers}) == 4, "every worker keeps its own BatchNorm statistics"
 
     def test_all_reduce_does_not_mix_buffers_either(self) -> None:
         run = tiny.run(AllReduce, 2, model=tiny.batch_norm, work=FULL)
-        layout = run.strategy.layout
+        layout = run.strategy.session.layout
         assert len({row[: layout.num_parameters].tobytes() for row in run.rows}) == 1
         assert len({row[layout.num_parameters :].tobytes() for row in run.rows}) == 4
 
@@ -237,7 +239,7 @@ class TestPartialWork:
 
     def test_decentralised_nominal_is_lr_over_m_times_the_sum(self) -> None:
         """Worker i moves by (lr / M) S_i: the update of its M_i finished mini-batches over the whole batch."""
-        parts = tiny.plan(4).parts
+        parts = tiny.partition(4).parts
         assert parts is not None
         for rank, done in enumerate((16, 16, 8, 4)):
             batch = visited(parts[rank], rank, 1, 16)[0][:done]
@@ -262,7 +264,7 @@ class TestPermutations:
     def test_aggregation_does_not_depend_on_the_order_of_replies(self, order: list[int]) -> None:
         results = []
         for ranks in (range(4), order):
-            strategy = AllReduce(plan=tiny.plan(4), sgd=SGD(0.3), work=FULL)
+            strategy = AllReduce(partition=tiny.partition(4), sgd=SGD(0.3), work=FULL)
             grid = tiny.grid(4, devices=tiny.fleet(1))
             messages = list(strategy.configure_train(1, tiny.arrays(), ConfigRecord(), grid))
             replies = list(grid.send_and_receive(messages))

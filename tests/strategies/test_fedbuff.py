@@ -196,7 +196,7 @@ def _timeless(record: Any) -> Any:
 
 
 def learner(work: Any, **options: Any) -> FedBuff:
-    return FedBuff(3, work=work, sgd=SGD(0.1, momentum=0.9), plan=tiny.plan(4), **options)
+    return FedBuff(3, work=work, sgd=SGD(0.1, momentum=0.9), partition=tiny.partition(4), **options)
 
 
 class TestLearning:
@@ -256,7 +256,7 @@ class TestLearning:
         assert alone.state.virtual_seconds == pytest.approx(plain.state.virtual_seconds)
 
     def test_the_first_full_buffer_is_a_synchronous_round(self) -> None:
-        options: dict[str, Any] = {"work": WORK, "sgd": SGD(0.1), "plan": tiny.plan(4)}
+        options: dict[str, Any] = {"work": WORK, "sgd": SGD(0.1), "partition": tiny.partition(4)}
         buffered, averaged = FedBuff(4, **options), AllReduce(**options)
         for strategy in (buffered, averaged):
             strategy.start(tiny.grid(4, devices=tiny.fleet(1.0, 1.0, 0.5, 0.25)), tiny.arrays(), 1)

@@ -8,7 +8,7 @@ import pytest
 
 from echelon.algorithms import matcha
 from echelon.algorithms.topology import build, matchings
-from strategies import FullBatch, Matcha, Plan, ServerState
+from strategies import FullBatch, Matcha, Partition, ServerState
 from tests.strategies import scripted
 
 CENTRES = tuple(float(rank) for rank in range(8))
@@ -22,7 +22,7 @@ def run(rounds: int, budget: float, seed: int = 0) -> tuple[list[np.ndarray], li
         rows.append(state.rows[:, 0].copy())
         records.append(record)
 
-    options: dict[str, Any] = {"plan": Plan(), "on_round": [note], "eval_every": 999, "seed": seed}
+    options: dict[str, Any] = {"partition": Partition(), "on_round": [note], "eval_every": 999, "seed": seed}
     strategy = Matcha("g0", communication_budget=budget, work=FullBatch(batch_size=8, minibatch_size=4), **options)
     script = scripted.Script(CENTRES)
     strategy.start(scripted.grid(script), scripted.model(2.0), rounds, evaluate_fn=lambda number, arrays: None)

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from echelon.algorithms.mixing import mix
+from echelon.core.mixing import Mixing
+from echelon.core.strategy import RoundNumbers
 from strategies import SGD, AllReduce, AllWorkersFailedError, FullBatch, NonBlocking, OverSelection
 from tests import tiny
 from tests.strategies import scripted
@@ -59,7 +61,7 @@ class TestFirstReplies:
     def test_keeping_all_is_all_reduce_to_the_bit(self) -> None:
         states = []
         for make in (lambda **options: OverSelection(1.0, **options), AllReduce):
-            strategy = make(work=WORK, sgd=SGD(0.1, momentum=0.9), plan=tiny.plan(3))
+            strategy = make(work=WORK, sgd=SGD(0.1, momentum=0.9), partition=tiny.partition(3))
             strategy.start(tiny.grid(3, devices=tiny.fleet(1.0, 1.0, 0.25)), tiny.arrays(), 5)
             states.append(strategy.state)
         first, second = states
@@ -74,14 +76,14 @@ class TestFirstReplies:
             strategy.start(tiny.grid(3, devices=tiny.fleet(*devices)), tiny.arrays(), 1)
             return strategy.state.momentum
 
-        options: dict[str, Any] = {"work": WORK, "sgd": SGD(0.1, momentum=0.9), "plan": tiny.plan(3)}
+        options: dict[str, Any] = {"work": WORK, "sgd": SGD(0.1, momentum=0.9), "partition": tiny.partition(3)}
         mean = momentum(OverSelection(0.6, **options), (1.0, 1.0, 0.25))
         unmixed = momentum(_Unmixed(**options), (1.0, 1.0, 0.25))
         assert np.allclose(mean, unmixed[:2].mean(axis=0), atol=1e-7)
 
     def test_partial_work(self) -> None:
         # Everybody stops after the fastest one's second; the dropped worker is the one that reports the most seconds.
-        strategy = OverSelection(0.6, work=NonBlocking(batch_size=10, minibatch_size=5), plan=tiny.plan(3))
+        strategy = OverSelection(0.6, work=NonBlocking(batch_size=10, minibatch_size=5), partition=tiny.partition(3))
         records: list[Any] = []
         strategy._options["on_round"] = [lambda record, state: records.append(record)]
         strategy.start(tiny.grid(3, devices=tiny.fleet(1.0, 0.5, 0.25)), tiny.arrays(), 1)
@@ -90,10 +92,12 @@ class TestFirstReplies:
 
 
 class _Unmixed(AllReduce):
-    def combine(self, updated: Any, mixing: Any) -> float:
-        mixing.matrix[:] = np.eye(len(mixing.matrix))
-        mix(mixing.matrix, self.state.rows)
-        return 0.0
+    """Every worker keeps its own row and momentum."""
+
+    average_momentum = False
+
+    def mixing(self, numbers: RoundNumbers) -> Mixing:
+        return replace(super().mixing(numbers), matrix=np.eye(self.num_workers))
 
 
 class TestFaults:

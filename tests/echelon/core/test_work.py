@@ -13,7 +13,7 @@ from clients.data import TensorData
 from clients.fleet import Jitter
 from echelon.core.work import batch_sizes
 from echelon.engines.inline import InlineGrid
-from strategies import DPSGD, SGD, AllReduce, FullBatch, NonBlocking, Plan
+from strategies import DPSGD, SGD, AllReduce, FullBatch, NonBlocking, Partition
 from tests import tiny
 
 TAU = (1, 1, 1, 1, 1, 1, 2, 4)
@@ -140,7 +140,14 @@ class TestNothingIsLost:
         parts = [np.arange(0, size), np.arange(40, 40 + size + 1)]
         work = NonBlocking(batch_size=7, minibatch_size=2)
         got = tiny.run(
-            AllReduce, 12, 2, on=InlineGrid(app, 2), work=work, plan=Plan(parts), seed=seed, start=NO_EVALUATION
+            AllReduce,
+            12,
+            2,
+            on=InlineGrid(app, 2),
+            work=work,
+            partition=Partition(parts),
+            seed=seed,
+            start=NO_EVALUATION,
         )
         for rank, part in enumerate(parts):
             samples = used[rank]
@@ -177,8 +184,8 @@ class TestProportionalBatches:
         assert batch_sizes(64, 4, np.array([4.0, 2.0, 1.0, 0.01])).tolist() == [64, 32, 16, 1]
 
     def test_everybody_finishes_at_the_same_time(self) -> None:
-        plan = Plan(tiny.plan(4).parts, np.array([4.0, 4.0, 2.0, 1.0]))
-        got = tiny.run(AllReduce, 2, work=FullBatch(2, 16, 4), plan=plan)
+        plan = Partition(tiny.partition(4).parts, np.array([4.0, 4.0, 2.0, 1.0]))
+        got = tiny.run(AllReduce, 2, work=FullBatch(2, 16, 4), partition=plan)
         assert got.column("samples") == [[32, 32, 16, 8]] * 2
         assert got.records[0]["idle_share"] == pytest.approx([0.0] * 4)
 

@@ -43,7 +43,7 @@ def main(grid, context):
     def tell(record, state):
         print("ROUND", record["present"], flush=True)
 
-    strategy = DPSGD("ring", work=tiny.WORK, plan=tiny.plan(4), on_round=[tell])
+    strategy = DPSGD("ring", work=tiny.WORK, partition=tiny.partition(4), on_round=[tell])
     strategy.start(grid, tiny.arrays(), 8, evaluate_fn=lambda server_round, arrays: None)
 
 

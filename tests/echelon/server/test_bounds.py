@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from echelon.protocol.messages import TrainInstructions
-from echelon.server.instructions import Orders
+from echelon.server.instructions import RoundInstructions
 from echelon.server.state import ServerState
-from strategies import AllReduce, FullBatch, NonBlocking, NormLimit, Plan
+from strategies import AllReduce, FullBatch, NonBlocking, NormLimit, Partition
 from tests.strategies import scripted
 
 
@@ -17,7 +17,10 @@ def moved(norm_limit: NormLimit | None, liar: bool) -> float:
     def share(rank: int, instructions: TrainInstructions) -> float:
         return 1 / 16 if liar and rank == 3 else 1.0
 
-    options: dict[str, Any] = {"work": FullBatch(local_steps=2, batch_size=8, minibatch_size=4), "plan": Plan()}
+    options: dict[str, Any] = {
+        "work": FullBatch(local_steps=2, batch_size=8, minibatch_size=4),
+        "partition": Partition(),
+    }
     strategy = AllReduce(norm_limit=norm_limit, eval_every=99, **options)
     script = scripted.Script((1.0, 1.0, 1.0, 100.0), share=share)
     strategy.start(scripted.grid(script), scripted.model(), 1, evaluate_fn=lambda number, arrays: None)
@@ -35,6 +38,6 @@ def test_the_budget_is_that_of_the_workers_asked() -> None:
     state = ServerState.initial(np.zeros(1, np.float32), 4, 0)
     state.seconds_per_minibatch = np.array([0.01, 1.0, 1.0, 2.0])
     work = NonBlocking(batch_size=8, minibatch_size=4)
-    assert Orders.make(1, work, state, Plan()).budget_seconds == 0.02
-    assert Orders.make(1, work, state, Plan(), [1, 2, 3]).budget_seconds == 2.0
-    assert Orders.make(1, work, state, Plan(), [3]).budget_seconds == 4.0
+    assert RoundInstructions.make(1, work, state, Partition()).budget_seconds == 0.02
+    assert RoundInstructions.make(1, work, state, Partition(), [1, 2, 3]).budget_seconds == 2.0
+    assert RoundInstructions.make(1, work, state, Partition(), [3]).budget_seconds == 4.0

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from clients.model import FlatModel
 from echelon.algorithms.partial import Cursor, upcoming
-from strategies import DPSGD, AllReduce, AllWorkersFailedError, FullBatch, NonBlocking, NormLimit, Plan
+from strategies import DPSGD, AllReduce, AllWorkersFailedError, FullBatch, NonBlocking, NormLimit, Partition
 from tests import tiny
 from tests.grids import LateGrid
 
@@ -139,7 +139,7 @@ class TestFoldedIn:
 
     def step(self, row: Any) -> Any:
         """What worker 1's second batch adds to its row."""
-        parts = tiny.plan(4).parts
+        parts = tiny.partition(4).parts
         assert parts is not None
         batch = parts[1][upcoming(0, 1, Cursor(0, 16), 24, 16)]
         x, y = tiny.data()
@@ -247,7 +247,7 @@ class TestNodes:
 
         run = tiny.run(RING, 5, on=grid, work=WORK, fold_late=True, on_round=[leave_and_return], start=SHORT)
         assert run.column("present") == [[0, 1, 2, 3], [0, 2, 3], [0, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
-        assert run.strategy.exchange.busy_nodes == set()
+        assert run.strategy.session.exchange.busy_nodes == set()
 
     def test_strangers_are_ignored(self) -> None:
         """A newcomer without a rank, or with one that this run does not have."""
@@ -297,6 +297,13 @@ class TestWindow:
 
         grid.pull_messages = pulling  # type: ignore[method-assign, assignment]
         tiny.run(
-            AllReduce, 2, 6, on=grid, work=WORK, window=2, plan=Plan(), start={"evaluate_fn": SHORT["evaluate_fn"]}
+            AllReduce,
+            2,
+            6,
+            on=grid,
+            work=WORK,
+            window=2,
+            partition=Partition(),
+            start={"evaluate_fn": SHORT["evaluate_fn"]},
         )
         assert max(waiting[1:]) == 2

@@ -10,7 +10,7 @@ from flwr.clientapp.typing import Mod
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, Strategy
 
 from echelon.engines.inline import InlineGrid
-from strategies import DPSGD, SGD, AllReduce, FullBatch, Plan
+from strategies import DPSGD, SGD, AllReduce, FullBatch, Partition
 from tests import tiny
 
 WORK = FullBatch(batch_size=16, minibatch_size=4)
@@ -29,7 +29,7 @@ class TestLocalDifferentialPrivacy:
     def run(self, make: Any, noise: float, **options: Any) -> tiny.Run:
         mod = LocalDpMod(CLIPPING_NORM, sensitivity=noise, epsilon=1.0, delta=0.1)
         grid = InlineGrid(tiny.app(mods=[mod]), 4)
-        return tiny.run(make, 1, on=grid, work=WORK, **{"plan": None, **options})
+        return tiny.run(make, 1, on=grid, work=WORK, **{"partition": None, **options})
 
     @pytest.mark.parametrize("make", [AllReduce, DPSGD])
     def test_every_workers_update_is_clipped(self, make: Any) -> None:
@@ -43,7 +43,9 @@ class TestLocalDifferentialPrivacy:
         rows = self.run(lambda **options: DPSGD("ring", **options), noise=1.0).rows
         assert np.linalg.norm(rows[0] - rows[1]) > 10 * CLIPPING_NORM
 
-    @pytest.mark.parametrize("options", [{"plan": Plan([np.arange(24)] * 4)}, {"sgd": SGD(0.2, momentum=0.9)}])
+    @pytest.mark.parametrize(
+        "options", [{"partition": Partition([np.arange(24)] * 4)}, {"sgd": SGD(0.2, momentum=0.9)}]
+    )
     def test_more_records_are_an_error_of_the_mod(self, options: dict[str, Any]) -> None:
         with pytest.raises(Exception, match="no worker returned a usable model"):
             self.run(AllReduce, 0.0, **options)
@@ -57,13 +59,13 @@ class TestCentralDifferentialPrivacy:
         return wrapper.start(InlineGrid(tiny.app(), 4), tiny.arrays(), 2)
 
     def test_all_reduce_goes_on_from_the_noisy_average(self) -> None:
-        strategy = AllReduce(work=WORK, sgd=SGD(0.2), plan=tiny.plan(4))
+        strategy = AllReduce(work=WORK, sgd=SGD(0.2), partition=tiny.partition(4))
         result = self.start(strategy, noise=0.0)
         moved = tiny.vector(result.arrays) - tiny.vector(tiny.arrays())
         assert 0 < np.linalg.norm(moved) <= 2 * CLIPPING_NORM * 1.001
-        noisy = self.start(AllReduce(work=WORK, sgd=SGD(0.2), plan=tiny.plan(4)), noise=100.0)
+        noisy = self.start(AllReduce(work=WORK, sgd=SGD(0.2), partition=tiny.partition(4)), noise=100.0)
         assert np.linalg.norm(tiny.vector(noisy.arrays) - tiny.vector(result.arrays)) > CLIPPING_NORM
 
     def test_a_model_per_worker_is_refused(self) -> None:
         with pytest.raises(ValueError, match="only AllReduce goes with such a wrapper"):
-            self.start(DPSGD("ring", work=WORK, sgd=SGD(0.2), plan=tiny.plan(4)), noise=1.0)
+            self.start(DPSGD("ring", work=WORK, sgd=SGD(0.2), partition=tiny.partition(4)), noise=1.0)

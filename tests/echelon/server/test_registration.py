@@ -9,7 +9,7 @@ import pytest
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from echelon.protocol.messages import CONFIG, METRICS, RosterEntry, TrainInstructions
-from echelon.server.registration import Enrolment
+from echelon.server.registration import Registration
 
 
 class Network:
@@ -39,12 +39,12 @@ def answer(node: int, rank: int, **options: Any) -> Any:
 
 @pytest.fixture
 def enrolled(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(Enrolment, "_question", lambda self, node: node)
+    monkeypatch.setattr(Registration, "_query", lambda self, node: node)
 
-    def enrol(answers: dict[int, int | None]) -> tuple[Enrolment, Network]:
+    def enrol(answers: dict[int, int | None]) -> tuple[Registration, Network]:
         network = Network(answers)
-        made = Enrolment(network, TrainInstructions(), ConfigRecord())  # type: ignore[arg-type]
-        made.enrol(len(answers), 1.0)
+        made = Registration(network, TrainInstructions(), ConfigRecord())  # type: ignore[arg-type]
+        made.register(len(answers), 1.0)
         return made, network
 
     return enrol

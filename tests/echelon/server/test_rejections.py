@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 
 from echelon.engines.inline import InlineGrid
 from echelon.protocol.messages import ARRAYS, METRICS, NUM_EXAMPLES, ROSTER_QUERY
-from strategies import AllWorkersFailedError, Plan
+from strategies import AllWorkersFailedError, Partition
 from tests import tiny
 from tests.strategies.table import STRATEGIES, Factory
 from tests.strategies.test_contract import each_strategy
@@ -112,7 +112,7 @@ class TestRejections:
     def test_num_examples_without_a_plan(self, value: float) -> None:
         """They are weights there: one lie must not carry away the average."""
         grid = InlineGrid(spoiled(report(NUM_EXAMPLES, value), [2]), 4)
-        run = tiny.run(STRATEGIES["all_reduce"], 3, on=grid, plan=Plan())
+        run = tiny.run(STRATEGIES["all_reduce"], 3, on=grid, partition=Partition())
         assert run.column("rejected") == [0, 1, 0]
         assert np.isfinite(run.rows).all()
 

@@ -12,8 +12,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, TrainReport
-from echelon.server.layout import Layout
 from echelon.server.replies import RejectedReplyError, read
 
 MODEL: dict[str, np.ndarray[Any, Any]] = {
@@ -21,7 +21,7 @@ MODEL: dict[str, np.ndarray[Any, Any]] = {
     "bias": np.zeros(2, np.float32),
     "num_batches_tracked": np.array(3, np.int64),
 }
-LAYOUT = Layout(ArrayRecord({name: Array(value) for name, value in MODEL.items()}))
+LAYOUT = ArrayLayout(ArrayRecord({name: Array(value) for name, value in MODEL.items()}))
 TARGET, SHARD = 64, 100
 SOUND: dict[str, Any] = {"num-examples": SHARD, "samples": 64, "minibatches": 2, "train_loss": 0.5, "seconds": 1.5}
 

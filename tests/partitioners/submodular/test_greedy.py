@@ -26,7 +26,7 @@ def cut(s: Floats, block: list[int], lam: float = 1.0) -> float:
 
 
 def naive(s: Floats, sizes: list[int], fill: bool, f: Value) -> tuple[list[int], list[float]]:
-    """The definition: every candidate's f is computed anew at every step; equal within 1e-9 is a tie."""
+    """The definition: every candidate's f is recomputed at every step; equal within 1e-9 is a tie."""
     owner, blocks = [-1] * len(s), [[] for _ in sizes]  # type: list[int], list[list[int]]
     for _ in range(sum(sizes)):
         opened = [b for b, size in enumerate(sizes) if len(blocks[b]) < size]

@@ -1,0 +1,83 @@
+"""Operations on what is as large as the models: rows are combined in place."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from echelon.algorithms import mixing as algorithms
+from echelon.core.mixing import Matrix, Mean
+from echelon.core.strategy import Order
+
+Row = NDArray[np.float32]
+Rows = NDArray[np.float32]
+
+
+def mix(matrix: Matrix, rows: Rows, columns: int | None = None) -> None:
+    """Replace the leading columns of the rows by ``matrix @ rows``, in place.
+
+    Parameters
+    ----------
+    matrix : ndarray or sparse array, shape (N, N), or Mean
+        How to combine.
+    rows : float32 ndarray, shape (N, P)
+        Changed in place.
+    columns : int, optional
+        Leading columns to mix; all by default.
+    """
+    if isinstance(matrix, Mean):
+        size = rows.shape[1] if columns is None else columns
+        algorithms.mix(matrix.toarray(), rows, size)
+        rows[:, :size] = rows[0, :size]  # a product's equal rows may differ in their last bits
+    else:
+        algorithms.mix(matrix, rows, columns)
+
+
+def mean_drift(matrix: Matrix, rows: Rows, columns: int | None = None) -> float:
+    """Return by how much mixing would move the mean model, in the unit of the parameters."""
+    return algorithms.mean_drift(matrix.toarray() if isinstance(matrix, Mean) else matrix, rows, columns)
+
+
+def combine(matrix: Matrix, rows: Rows, updated: Mapping[int, Row], columns: int, order: Order) -> float:
+    """Put the workers' new rows in their places and mix the leading columns.
+
+    Parameters
+    ----------
+    matrix : ndarray or sparse array, shape (N, N), or Mean
+        How to combine.
+    rows : float32 ndarray, shape (N, P)
+        Models at the start of the round; changed in place.
+    updated : mapping of rank to float32 ndarray, shape (P,)
+        New rows of the workers that took part.
+    columns : int
+        Number of parameters; the columns behind them (buffers) are replaced and not mixed.
+    order : {"adapt_then_combine", "combine_then_adapt"}
+        X+ = W Y, or X+ = W X + (Y - X).
+
+    Returns
+    -------
+    float
+        The distance by which mixing moved the mean model.
+    """
+    if order == "adapt_then_combine":
+        for rank, row in updated.items():
+            rows[rank] = row
+        drift = mean_drift(matrix, rows, columns)
+        mix(matrix, rows, columns)
+        return drift
+    steps = {rank: row[:columns] - rows[rank, :columns] for rank, row in updated.items()}
+    drift = mean_drift(matrix, rows, columns)
+    mix(matrix, rows, columns)
+    for rank, row in updated.items():
+        rows[rank, columns:] = row[columns:]
+        rows[rank, :columns] += steps[rank]
+    return drift
+
+
+def consensus(rows: Rows) -> Row:
+    """Return the mean of the rows, shape (P,), accumulated in float64 in rank order; buffers are averaged too."""
+    total = np.zeros(rows.shape[1])
+    for row in rows:
+        total += row
+    mean: Row = (total / len(rows)).astype(np.float32)
+    return mean

@@ -1,0 +1,122 @@
+"""What a strategy is, on either host: from a round's small numbers to the matrix that combines the workers' models."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
+from echelon.core.sgd import SGD
+from echelon.core.work import FullBatch, WorkPolicy
+
+Order = Literal["adapt_then_combine", "combine_then_adapt"]
+Losses = Literal["train", "held_out"]
+
+
+@dataclass(frozen=True)
+class RoundNumbers:
+    """The small numbers of a round, by rank; where a worker was absent, counts are 0.
+
+    Attributes
+    ----------
+    round : int
+        From 1.
+    present : int64 ndarray, shape (n,)
+        Ranks that took part, ascending.
+    losses : float64 ndarray, shape (N,)
+        Leader signal of the latest round in which the worker took part; NaN before.
+    samples : int64 ndarray, shape (N,)
+        Samples processed in this round.
+    mean_samples : float64 ndarray, shape (N,)
+        Running mean of ``samples`` over the rounds in which the worker took part.
+    shard_sizes : int64 ndarray, shape (N,)
+        Samples that the worker holds.
+    batch_sizes : int64 ndarray, shape (N,)
+        Samples of a full batch.
+    """
+
+    round: int
+    present: Ints
+    losses: Floats
+    samples: Ints
+    mean_samples: Floats
+    shard_sizes: Ints
+    batch_sizes: Ints
+
+
+class Strategy(ABC):
+    """How models are combined, from small numbers alone; the host holds the models and applies the result.
+
+    A strategy is deterministic: two hosts that give it the same numbers get the same matrices. The host calls
+    :meth:`lay_out` once, before the first round; in every round it calls the other methods, none of which depends on
+    another one having been called.
+
+    Parameters
+    ----------
+    work : WorkPolicy, optional
+        How much a worker computes before it must synchronise; :class:`FullBatch` by default.
+    sgd : SGD, optional
+        Hyper-parameters of the workers' steps.
+    seed : int
+        Root of every draw.
+
+    Attributes
+    ----------
+    order : {"adapt_then_combine", "combine_then_adapt"}
+        X+ = W Y, or X+ = W X + (Y - X).
+    average_momentum : bool
+        Whether momentum is combined by the same matrix as the models; otherwise each worker keeps its own.
+    losses : {"train", "held_out"}
+        The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
+    num_workers : int
+        N, once :meth:`lay_out` has been called.
+    needs_server : bool
+        Whether the strategy is asynchronous, so that no peer-to-peer host can run it.
+    """
+
+    order: Order = "adapt_then_combine"
+    average_momentum: bool = False
+    losses: Losses = "train"
+    needs_server: ClassVar[bool] = False
+    num_workers: int
+
+    def __init__(self, *, work: WorkPolicy | None = None, sgd: SGD | None = None, seed: int = 0) -> None:
+        self.work: WorkPolicy = work or FullBatch()
+        self.sgd = sgd or SGD()
+        self.seed = seed
+
+    def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
+        """Note the number of workers; a strategy with graphs lays out those of all rounds.
+
+        Parameters
+        ----------
+        num_workers : int
+            N.
+        shard_sizes : int64 ndarray, shape (N,)
+            Samples that each worker holds; 0 where that is unknown.
+
+        Raises
+        ------
+        ValueError
+            If the strategy cannot work with these workers.
+        """
+        self.num_workers = num_workers
+
+    @abstractmethod
+    def mixing(self, numbers: RoundNumbers) -> Mixing:
+        """Return how the models are combined at the end of a round."""
+
+    def update_scales(self, numbers: RoundNumbers) -> Floats:
+        """Return the factors k_i of the local updates, y_i <- x_i + k_i (y_i - x_i), in the order of ``present``."""
+        ranks = numbers.present
+        full = self.work.local_steps * numbers.batch_sizes
+        return self.work.factors(numbers.samples[ranks], full[ranks], numbers.mean_samples[ranks])
+
+    def update_signal(self, previous: Floats, measured: Floats) -> Floats:
+        """Return the new leader signal, shape (N,), from the previous one and this round's losses (NaN: none)."""
+        return np.where(np.isnan(measured), previous, measured)
+
+    def pull(self, round_number: int, leaders: Leaders) -> Pull | None:
+        """Return the force within the workers' own steps, given the leaders of the previous round; None for none."""
+        return None

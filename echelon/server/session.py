@@ -1,0 +1,133 @@
+"""The parts of a run on a Flower server, opened once: transport, workers, layout, partition and state."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from echelon.core.partition import Partition
+from echelon.core.sgd import SGD
+from echelon.core.work import WorkPolicy
+from echelon.protocol.layout import ArrayLayout
+from echelon.protocol.messages import TrainInstructions
+from echelon.server.exchange import Exchange
+from echelon.server.nodes import Roster
+from echelon.server.options import Options
+from echelon.server.registration import Registration
+from echelon.server.state import ServerState
+from echelon.server.updates import ReplyProcessor
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open run.
+
+    Attributes
+    ----------
+    exchange : Exchange
+        Pushes and pulls messages.
+    registration : Registration
+        Handshakes with the nodes; holds the roster.
+    layout : ArrayLayout
+        Of the model's arrays in a row.
+    partition : Partition
+        Which samples each worker holds.
+    shard_sizes : int64 ndarray, shape (N,)
+        Samples by rank: assigned, or as the workers said in the handshake.
+    processor : ReplyProcessor
+        Checks replies.
+    state : ServerState
+        All that a checkpoint holds.
+    """
+
+    exchange: Exchange
+    registration: Registration
+    layout: ArrayLayout
+    partition: Partition
+    shard_sizes: NDArray[np.int64]
+    processor: ReplyProcessor
+    state: ServerState
+
+    @property
+    def roster(self) -> Roster:
+        """The workers by rank."""
+        return self.registration.roster
+
+    @property
+    def mixed(self) -> slice:
+        """Columns of a row that are mixed."""
+        return slice(self.layout.num_parameters)
+
+    def free_ranks(self) -> list[int]:
+        """Return the ranks whose nodes are connected and have answered every earlier message."""
+        ranks, busy = self.roster.ranks(), self.exchange.busy_nodes
+        return sorted(ranks[node] for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
+
+
+def open_session(
+    grid: Grid,
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    options: Options,
+    *,
+    work: WorkPolicy,
+    sgd: SGD,
+    seed: int,
+    fold_late: bool,
+) -> Session:
+    """Register the workers, take the partition, and make the initial state or continue from one.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's grid.
+    arrays : ArrayRecord
+        The initial model.
+    config : ConfigRecord
+        Sent to the workers with the handshake.
+    options : Options
+        Of the strategy.
+    work, sgd, seed, fold_late
+        Of the strategy.
+
+    Raises
+    ------
+    RosterError
+        If the workers do not register.
+    ValueError
+        If the partition or the state to continue from is for other workers or another model.
+    """
+    exchange = Exchange(grid, options.get("window"), options.get("stop"))
+    layout = ArrayLayout(arrays, options.get("buffers"))
+    handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
+    registration = Registration(exchange, handshake, config)
+    roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
+    partition = options.get("partition") or Partition()
+    if callable(partition):
+        partition = partition(roster)
+    sizes = partition.sizes
+    if sizes is not None and len(sizes) != len(roster):
+        raise ValueError(f"the partition is for {len(sizes)} workers; {len(roster)} have registered")
+    num_momentum = layout.num_parameters if sgd.momentum else 0
+    initial = ServerState.initial(layout.row(arrays), len(roster), num_momentum)
+    state = _continued(options.get("state"), initial)
+    unknown = np.isnan(state.seconds_per_minibatch)
+    state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
+    processor = ReplyProcessor(exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd)
+    shard_sizes = roster.shard_sizes if sizes is None else sizes
+    return Session(exchange, registration, layout, partition, shard_sizes, processor, state)
+
+
+def _continued(state: ServerState | None, initial: ServerState) -> ServerState:
+    """Return the state to continue from, or the initial one."""
+    if state is None:
+        return initial
+    if state.rows.shape != initial.rows.shape:
+        raise ValueError(
+            f"the state to continue from has {state.rows.shape[0]} models of {state.rows.shape[1]} values; "
+            f"this run has {initial.rows.shape[0]} of {initial.rows.shape[1]}"
+        )
+    state.momentum = initial.momentum if state.momentum is None else state.momentum
+    return state
