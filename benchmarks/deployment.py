@@ -2,13 +2,12 @@
 
     python -m benchmarks.deployment [--rounds 8] [--model resnet18]
 
-A SuperLink and three SuperNodes on this machine (TLS, registered keys) run three apps one after the other: all_reduce
+A SuperLink and three SuperNodes on this machine (TLS, registered keys) run three apps sequentially: all_reduce
 with persistent workers, the same with ``deployment.persistent_workers=false``, and Flower's FedAvg through
-``send_and_receive``
-(``benchmarks/flower_fedavg``). Each round trains the model for four batches of 32 digits on every node. The overhead is
-the duration of the round minus the computing time of its slowest worker; the first round, which starts the trainer
-processes, is reported separately. The exit status is 1 if the overhead with persistent workers exceeds half of
-Flower's.
+``send_and_receive`` (``benchmarks/flower_fedavg``). Each round trains the model for four batches of 32 digits on every
+node. The overhead is the duration of the round minus the computing time of its slowest worker; the first round, which
+starts the trainer processes, is reported separately. The exit status is 1 if the overhead with persistent workers
+exceeds half of Flower's.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""MATCHA's activation probabilities at 128 workers of degree 8, beside cvxpy where it is installed; colourings of G0.
+"""MATCHA's activation probabilities at 128 workers of degree 8, compared with cvxpy if installed; colourings of G0.
 
     python -m benchmarks.matcha [--workers 128] [--degree 8] [--budgets 0.05 0.5 0.9] [--solvers SCS]
 

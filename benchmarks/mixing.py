@@ -1,9 +1,9 @@
-"""One mixing step of 64 rows of 11 M parameters, beside the same matrix product in torch where it is installed.
+"""One mixing step of 64 rows of 11 M parameters, compared with the same product in torch if installed.
 
     python -m benchmarks.mixing [--workers 64] [--columns 11000000] [--repeats 3]
 
-Both run in turn, best of the repeats, in CPU and wall seconds. Peak memory is the process's, in units of the rows: ours
-works in place, torch's product is a second copy.
+Both run alternately; reported are the minimum CPU and wall seconds over the repeats, and the peak memory of the
+process in units of the rows: `mix` works in place, torch's product is a second copy.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def measure(steps: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
-    """Return the least CPU and wall seconds of every step; the steps take turns, so that all meet the same load."""
+    """Return the minimum CPU and wall seconds of each step; steps alternate, so that all run under the same load."""
     best = dict.fromkeys(steps, (float("inf"), float("inf")))
     for _ in range(repeats):
         for name, step in steps.items():
@@ -78,7 +78,7 @@ def peak_memory() -> int:
 
 
 def available_memory() -> float:
-    """Return the memory that can be had without swapping, in bytes; unlimited where the system does not say."""
+    """Return the available memory without swapping, in bytes; infinite if unknown."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""How well submodular partitions represent classes, beside random ones and the paper's literal rule.
+"""Quality of submodular partitions, compared with random ones and the literal rule of the paper.
 
     python -m benchmarks.partition_quality --root DATA [--tasks digits fashion_mnist cifar10] [--features raw pca50]
 
-MMD^2 is that between a worker's part of a class and the class, its mean over workers and classes; 1 is what random
-parts of the same sizes have on average.  It is measured in the features that are compared, and for pca50 (of the
-default rule only) in raw pixels as well.
+Reports the mean over workers and classes of MMD^2 between a worker's part of a class and the class, divided by the
+average of random parts of the same sizes. It is measured in the features of the partitioner, and for pca50 (default
+rule only) also in raw pixels.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""CPU seconds and memory of submodular partitioning on CIFAR-10, beside naive greedy and other libraries.
+"""CPU seconds and memory of submodular partitioning on CIFAR-10, compared with naive greedy and other libraries.
 
     OMP_NUM_THREADS=1 python -m benchmarks.partition_speed --root DATA [--parts one_class naive libraries whole]
 
-`one_class`: one class of 5000 x 3072 raw pixels among 8 workers.  `naive`: every gain recomputed at every step,
-timed at every `--every`-th step with the fast greedy's blocks and scaled up (1: the full time).  `libraries`: one
-subset of 625 and of 2500 samples, against the lazy greedy of apricot-select and submodlib-py where they are installed.
-`whole`: all 50,000 samples, raw pixels and 512 principal components, with the peak of memory beyond the features.
+`one_class`: one class of 5000 x 3072 raw pixels among 8 workers.  `naive`: all gains recomputed in every step,
+timed at every `--every`-th step with the fast greedy's blocks and extrapolated (1: the full time).  `libraries`: one
+subset of 625 and of 2500 samples, compared with the lazy greedy of apricot-select and submodlib-py if installed.
+`whole`: all 50,000 samples, raw pixels and 512 principal components, with the peak memory in addition to the features.
 Times are medians of `--repeats`.
 """
 

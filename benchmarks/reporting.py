@@ -1,9 +1,9 @@
-"""What reporting costs a run: metrics file, terminal view and tracking=none, against a round of 0.2 s.
+"""CPU cost of reporting (metrics file, terminal view, tracking=none) relative to rounds of 0.2 s.
 
     python -m benchmarks.reporting [--rounds 50] [--round-seconds 0.2] [--workers 8 64]
 
-The rounds sleep, so every CPU second that is counted, also in the live view's thread, is reporting's. Ends with status
-1 at 3 % of the rounds' time or more. The figures, drawn once at the end of a run, are given in CPU seconds beside it.
+The rounds sleep, so all measured CPU time, including the thread of the live view, is spent on reporting. The exit
+status is 1 at 3 % of the rounds' time or more. The CPU time of the figures, drawn once per run, is reported separately.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def report(path: Path, kind: progress.Kind, workers: int, rounds: int, round_seconds: float) -> float:
-    """Report a run whose rounds do nothing; return the CPU seconds that it took."""
+    """Report a run with empty rounds; return the CPU seconds used."""
     rows = records("al_dsgd", "non_blocking", 0, workers=workers, rounds=rounds)
     folder = RunFolder.create(path, config_yaml("al_dsgd", "non_blocking", 0, workers, rounds))
     tracker = tracking.make("none", path, {})

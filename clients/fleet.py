@@ -83,16 +83,16 @@ class Fleet:
 
     def seconds_away(self, seed: int, rank: int, server_round: int, run_seconds: float) -> float:
         """Return how long worker ``rank`` is offline from this round on; 0 if it is online."""
-        away = self.device(rank).seconds_away(run_seconds)
-        return max(away, _CHURN_WAIT_SECONDS) if self._churned(seed, rank, server_round) else away
+        offline = self.device(rank).seconds_away(run_seconds)
+        return max(offline, _CHURN_WAIT_SECONDS) if self._churned(seed, rank, server_round) else offline
 
     def _churned(self, seed: int, rank: int, server_round: int) -> bool:
         if self.leave_probability == 0:
             return False
-        away = False
+        offline = False
         for draw in rng(seed, "churn", rank).random(server_round):
-            away = draw >= self.return_probability if away else draw < self.leave_probability
-        return away
+            offline = draw >= self.return_probability if offline else draw < self.leave_probability
+        return offline
 
 
 def repeated(

@@ -102,9 +102,9 @@ class Worker:
         shard = _shard(content, len(data))
         fleet = self._simulated(instructions)
         if fleet is not None:
-            away = fleet.seconds_away(instructions.seed, rank, instructions.server_round, instructions.run_seconds)
-            if away > 0:
-                return RecordDict({METRICS: TrainReport(len(shard), away_seconds=away).to_metrics()})
+            offline = fleet.seconds_away(instructions.seed, rank, instructions.server_round, instructions.run_seconds)
+            if offline > 0:
+                return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
         self.model.load(content.array_records[ARRAYS])
         velocity = self._vector(content, MOMENTUM)
         if velocity is None and instructions.momentum:

@@ -1,4 +1,4 @@
-"""Data sets and models, in memory and without flwr: `load`, `build_model`, `evaluate`."""
+"""In-memory data sets and models, independent of flwr: `load`, `build_model`, `evaluate`."""
 
 from .base import DataNotFound, Shape, Split, Task
 from .evaluation import evaluate

@@ -17,7 +17,7 @@ def crop_and_flip(x: Tensor, generator: np.random.Generator) -> Tensor:
     Parameters
     ----------
     x : Tensor
-        (b, channels, height, width) normalised images, left as they are.
+        (b, channels, height, width) normalised images, not modified.
     generator : numpy.random.Generator
         Draws 3 b integers.
 

@@ -1,4 +1,4 @@
-"""What every task gives: two in-memory splits, class names and how values become network input."""
+"""Common types of all tasks: in-memory splits, class names and normalisation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from torch import Tensor
 Augment = Callable[[Tensor, np.random.Generator], Tensor]
 
 
-class DataNotFound(FileNotFoundError):  # noqa: N818 - reads as the fact it states
-    """The data folder of a task is missing or incomplete; the message says how to bring the data."""
+class DataNotFound(FileNotFoundError):  # noqa: N818 - the name states the fact
+    """The data of a task is missing or incomplete; the message explains how to obtain it."""
 
 
 class Shape(NamedTuple):
-    """What a model needs to know about a task.
+    """Input and output dimensions of a task.
 
     Attributes
     ----------
     input_shape : tuple of int
-        Of one sample: (channels, height, width) for images, (channels, length) for signals.
+        Shape of one sample: (channels, height, width) for images, (channels, length) for signals.
     num_classes : int
         At least 2.
     """
@@ -33,7 +33,7 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Scaling:
-    """How stored values become numbers: (x - mean) / std for networks, (x - low) / (high - low) for partitioners.
+    """Scaling of stored values: (x - mean) / std for networks, (x - low) / (high - low) for partitioners.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Scaling:
 
     @classmethod
     def fit(cls, x: Tensor, low: float, high: float) -> "Scaling":
-        """Take mean and standard deviation per channel from stored samples (n, ..., channels)."""
+        """Compute mean and standard deviation per channel of stored samples (n, ..., channels)."""
         total, squares = (torch.zeros(x.shape[-1], dtype=torch.float64) for _ in range(2))
         for chunk in torch.split(x, 1024):
             values = chunk.double().flatten(0, -2)
@@ -59,13 +59,13 @@ class Scaling:
         count = x[..., 0].numel()
         mean = total / count
         std = (squares / count - mean.square()).clamp_min(0).sqrt()
-        # A constant channel carries nothing: it becomes 0 instead of a division by 0.
+        # A constant channel is mapped to 0 instead of dividing by 0.
         return cls(low, high, mean.float(), torch.where(std > 0, std, 1.0).float())
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Samples in memory, as compact as they were stored; only mini-batches become normalised floats.
+    """Samples in memory in their stored type; only mini-batches are converted to normalised floats.
 
     Attributes
     ----------
@@ -74,9 +74,9 @@ class Split:
     y : Tensor
         (n,) int64 class numbers.
     scaling : Scaling
-        The training set's, for both splits.
+        Scaling of the training set, for both splits.
     groups : Tensor or None
-        (n,) int64, where a sample comes from (patient record).
+        (n,) int64, the group of each sample (such as a patient record).
     """
 
     x: Tensor
@@ -111,7 +111,7 @@ class Split:
         return x.movedim(-1, 1).contiguous(), self.y[indices]
 
     def features(self) -> NDArray[np.float32]:
-        """Return the samples as partitioners compare them: (n, d) float32 in [0, 1], 4 n d bytes."""
+        """Return the samples as features for partitioners: (n, d) float32 in [0, 1], 4 n d bytes."""
         low, high = self.scaling.low, self.scaling.high
         x = self.x.to(torch.float32, copy=True).sub_(low).div_(high - low).clamp_(0, 1)
         features: NDArray[np.float32] = x.reshape(len(self), -1).numpy()
@@ -125,7 +125,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A data set to learn.
+    """A data set.
 
     Attributes
     ----------
@@ -136,9 +136,9 @@ class Task:
     class_names : tuple of str
         In the order of the class numbers.
     default_model : str
-        A model that fits and trains on a laptop.
+        A suitable model that trains on a laptop.
     augment : callable or None
-        `augment(x, generator) -> x` for normalised training mini-batches; None leaves them as they are.
+        `augment(x, generator) -> x` for normalised training mini-batches; None for no augmentation.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""CIFAR-10: 32x32 colour pictures of things and animals, 10 classes, 50,000 + 10,000."""
+"""CIFAR-10: 32x32 colour images, 10 classes, 50,000 + 10,000."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""CIFAR-100: 32x32 colour pictures of things and animals, 100 fine classes, 50,000 + 10,000."""
+"""CIFAR-100: 32x32 colour images, 100 fine classes, 50,000 + 10,000."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8x8 grey: scikit-learn's bundled copy, so that nothing needs to be downloaded."""
+"""Handwritten digits, 8x8 greyscale: scikit-learn's bundled copy, without a download."""
 
 from importlib.metadata import distribution
 from pathlib import Path
@@ -12,10 +12,10 @@ from .base import Scaling, Split, Task
 def read(root: Path, download: bool) -> Task:
     """Return 1,442 training and 355 test images: every fifth image of a class is a test image.
 
-    `root` and `download` play no part. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits,
-    UCI 1998 (its test part, 1,797 images of 13 writers, as scikit-learn has it).
+    `root` and `download` are ignored. Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits,
+    UCI 1998 (its test part, 1,797 images of 13 writers, as in scikit-learn).
     """
-    # Reading scikit-learn's file instead of importing scikit-learn saves every worker process seconds.
+    # Reading the file directly avoids importing scikit-learn, which takes seconds in every worker process.
     file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
     table = np.loadtxt(str(file), delimiter=",", dtype=np.uint8)
     labels = table[:, -1].astype(np.int64)

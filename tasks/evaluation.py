@@ -15,13 +15,13 @@ def evaluate(
     Parameters
     ----------
     model : nn.Module
-        On `device`; evaluated in evaluation mode and left in the mode it came in.
+        On `device`; evaluated in evaluation mode, after which its previous mode is restored.
     split : Split
         At least one sample.
     batch_size : int
         Samples per forward pass; the results do not depend on it beyond rounding.
     device : torch.device or str
-        Where the mini-batches are sent.
+        Device of the model.
     """
     training = model.training
     model.eval()

@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 28x28 grey pictures of clothes, 10 classes, 60,000 + 10,000."""
+"""Fashion-MNIST: 28x28 greyscale images of clothes, 10 classes, 60,000 + 10,000."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def read(root: Path, download: bool) -> Task:
 
     Source: H. Xiao, K. Rasul, R. Vollgraf, Fashion-MNIST, arXiv 1708.07747.
     """
-    # Reading the four files instead of importing torchvision saves every worker process seconds.
+    # Reading the files directly avoids importing torchvision, which takes seconds in every worker process.
     raw = [find_idx(root / "FashionMNIST" / "raw", stem) for stem in _STEMS]
     files = [path for path in raw if path is not None]
     if len(files) == len(_STEMS):
@@ -29,5 +29,5 @@ def read(root: Path, download: bool) -> Task:
 def _samples(images: Path, labels: Path) -> Samples:
     x, y = read_idx(images, 3), read_idx(labels, 1)
     if len(x) != len(y) or not len(y) or y.max() >= len(_CLASSES):
-        raise ValueError(f"task.root: {labels} must hold a label in 0..9 for each of the {len(x)} images; it does not")
+        raise ValueError(f"task.root: {labels} must contain a label in 0..9 for each of the {len(x)} images")
     return Samples(x.unsqueeze(-1), y.long())

@@ -1,4 +1,4 @@
-"""The idx format of MNIST and its relatives, plain or gzipped."""
+"""The idx format of MNIST and related data sets, plain or gzipped."""
 
 import gzip
 import zlib
@@ -21,21 +21,21 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     Returns
     -------
     Tensor
-        uint8, with as many dimensions as asked for.
+        uint8, with `dimensions` dimensions.
 
     Raises
     ------
     ValueError
-        If the file is damaged or something else.
+        If the file is damaged or not an idx file.
     """
     content = path.read_bytes()
     if path.suffix == ".gz":
         try:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"task.root: {path} must be a whole gzip file; reading it says: {error}") from error
+            raise ValueError(f"task.root: {path} must be a complete gzip file; got: {error}") from error
     start = 4 + 4 * dimensions
     sizes = np.frombuffer(content[4:start].ljust(start - 4), dtype=">u4").tolist()
     if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != start + np.prod(sizes, dtype=np.int64):
-        raise ValueError(f"task.root: {path} must be a whole idx file of {dimensions}-dimensional bytes; it is not")
+        raise ValueError(f"task.root: {path} must be a complete idx file of {dimensions}-dimensional bytes")
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes)

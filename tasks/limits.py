@@ -1,4 +1,4 @@
-"""Smaller splits for quick runs: which samples stay."""
+"""Limits on the size of splits, for quick runs."""
 
 import numpy as np
 import torch
@@ -8,19 +8,19 @@ from .base import Split
 
 
 def limited(split: Split, limit: int | None, key: str) -> Split:
-    """Keep at most `limit` samples: the first of every class in turn, in the split's order.
+    """Keep at most `limit` samples: the first ones of each class, alternating between classes.
 
-    Class counts differ by at most one as long as a class has samples left. Within a class the groups, if any, take
-    turns as well. A smaller limit keeps a subset of what a larger one keeps.
+    Class counts differ by at most one until a class is exhausted. Within a class, the groups, if any, alternate as
+    well. A smaller limit keeps a subset of a larger one. Samples stay in the order of the split.
 
     Parameters
     ----------
     split : Split
         n samples.
     limit : int or None
-        At least 1; None or n and more keep everything.
+        At least 1; None, or a value of at least n, keeps all samples.
     key : str
-        Name of the option, for the error.
+        Name of the option, for the error message.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def limited(split: Split, limit: int | None, key: str) -> Split:
 
 
 def _take_turns(keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Order in which the first of every key comes first, then the second of every key, and so on."""
+    """Return an order with the first element of each key, then the second of each key, and so on."""
     by_key = np.argsort(keys, kind="stable")
     counts = np.unique(keys, return_counts=True)[1]
     turn = np.empty(len(keys), dtype=np.int64)

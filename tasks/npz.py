@@ -1,4 +1,4 @@
-"""Anybody's images or signals, from one .npz file."""
+"""User-provided images or signals from one .npz file."""
 
 from pathlib import Path
 
@@ -9,18 +9,20 @@ from .sources import read_npz
 
 
 def read(root: Path, download: bool) -> Task:
-    """Read the file that `root` names (layout: `tasks.sources.read_npz`); `download` plays no part.
+    """Read the file that `root` names (layout: `tasks.sources.read_npz`); `download` is ignored.
 
-    Mean and deviation are the training set's. Images can be augmented, signals cannot.
+    Mean and deviation are those of the training set. Only images can be augmented.
     """
     if not root.is_file():
-        raise DataNotFound(f"task.root must name the .npz file of task npz (layout: docs/tasks.md); {root} is no file")
+        raise DataNotFound(
+            f"task.root must name the .npz file of task npz (layout: docs/tasks.md); no such file: {root}"
+        )
     arrays = read_npz(root)
     x = arrays.train.x
     images = x.ndim == 4
     low, high = (0.0, 255.0) if images else (float(x.min()), float(x.max()))
     if low == high:
-        raise ValueError(f"task.root: {root}: x_train must hold different values; got {low} everywhere")
+        raise ValueError(f"task.root: {root}: x_train must not be constant; got {low} everywhere")
     scaling = Scaling.fit(x, low, high)
     train, test = (Split(part.x, part.y, scaling, part.groups) for part in (arrays.train, arrays.test))
     return Task(

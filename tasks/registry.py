@@ -1,4 +1,4 @@
-"""The table of tasks: one row enrols a task in `load` and in the contract tests."""
+"""The table of tasks; each row adds a task to `load` and to the contract tests."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,14 +11,14 @@ from .limits import limited
 
 
 class Row(NamedTuple):
-    """How a task is read.
+    """Reader and required shape of a task.
 
     Attributes
     ----------
     read : callable
-        `read(root, download) -> Task` with everything that is there.
+        `read(root, download) -> Task` with all samples.
     shape : Shape or None
-        What the data must look like; None where the data decides.
+        Required shape of the data; None if any shape is allowed.
     """
 
     read: Callable[[Path, bool], Task]
@@ -51,13 +51,13 @@ def load(
     name : str
         A key of `TASKS`.
     root : str or Path, optional
-        Where the data is, never written to unless `download` asks for it; `data` in the working directory if None.
+        Location of the data, written to only with `download`; default: `data` in the working directory.
     download : bool
-        Let torchvision bring the data to `root` if it is not there.
+        Let torchvision download missing data to `root`.
     augment : bool
-        Keep the task's augmentation of training mini-batches.
+        Augment training mini-batches.
     train_limit, test_limit : int, optional
-        Keep at most so many samples, balanced over the classes (see `tasks.limits.limited`).
+        Maximum number of samples, balanced over the classes (see `tasks.limits.limited`).
 
     Returns
     -------
@@ -66,17 +66,17 @@ def load(
     Raises
     ------
     DataNotFound
-        If the data is not at `root`; the message says how to bring it.
+        If the data is not at `root`; the message explains how to obtain it.
     ValueError
-        If an option or the data's content is wrong.
+        If an option or the content of the data is invalid.
     """
     if name not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name}")
     row = TASKS[name]
     task = row.read(Path("data" if root is None else root).expanduser(), download)
-    found = Shape(task.input_shape, task.num_classes)
-    if row.shape is not None and found != row.shape:
-        raise ValueError(f"task.root must hold data of {_words(row.shape)} for task {name}; got {_words(found)}")
+    actual = Shape(task.input_shape, task.num_classes)
+    if row.shape is not None and actual != row.shape:
+        raise ValueError(f"task.root must contain data of {_words(row.shape)} for task {name}; got {_words(actual)}")
     if augment and task.augment is None:
         raise ValueError(f"task.augment must be false for task {name}; got true")
     return replace(

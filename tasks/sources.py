@@ -1,4 +1,4 @@
-"""Where arrays come from: one .npz file (any task), or torchvision's layout (the tasks it knows)."""
+"""Sources of arrays: an .npz file (any task), or torchvision's layout (tasks that torchvision supports)."""
 
 import zipfile
 from pathlib import Path
@@ -15,7 +15,7 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 
 
 class Samples(NamedTuple):
-    """One split as it was stored, channels last: x (n, ..., channels), y (n,) int64, groups (n,) int64 or None."""
+    """One split in its stored type, channels last: x (n, ..., channels), y (n,) int64, groups (n,) int64 or None."""
 
     x: Tensor
     y: Tensor
@@ -23,7 +23,7 @@ class Samples(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """A whole data set as it was stored."""
+    """A complete data set in its stored type."""
 
     train: Samples
     test: Samples
@@ -36,42 +36,49 @@ def npz_path(root: Path, name: str) -> Path:
 
 
 def read_npz(path: Path) -> Arrays:
-    """Read and check one file.
+    """Read and validate an .npz file.
 
-    It holds `x_train`, `y_train`, `x_test`, `y_test`, `classes` and perhaps `record_train` and `record_test`: x is
-    (n, h, w) or (n, h, w, c) uint8 for images, (n, l) floating point for signals; y and record are (n,) integers.
+    It contains `x_train`, `y_train`, `x_test`, `y_test`, `classes` and optionally `record_train` and `record_test`: x
+    is (n, h, w) or (n, h, w, c) uint8 for images, (n, l) floating point for signals; y and record are (n,) integers.
 
     Raises
     ------
     ValueError
-        If the content is different; one line with the file and the array.
+        If the content is invalid, with one line that names the file and the array.
     """
-    _require(zipfile.is_zipfile(path), path, "it must be a whole .npz file", "something else")
+    _require(zipfile.is_zipfile(path), path, "it must be a complete .npz file", "a damaged file or another format")
     try:
         with np.load(path, allow_pickle=False) as file:
-            held = {key: file[key] for key in file.files}
+            arrays = {key: file[key] for key in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"task.root: {path}: it must hold plain, undamaged arrays; got: {error}") from error
-    missing = [key for key in _KEYS if key not in held]
+        raise ValueError(
+            f"task.root: {path}: it must contain undamaged arrays without pickled objects; got: {error}"
+        ) from error
+    missing = [key for key in _KEYS if key not in arrays]
     if missing:
-        raise ValueError(f"task.root: {path} must hold the arrays {', '.join(_KEYS)}; missing: {', '.join(missing)}")
-    classes = tuple(str(entry) for entry in held["classes"].ravel())
+        raise ValueError(f"task.root: {path} must contain the arrays {', '.join(_KEYS)}; missing: {', '.join(missing)}")
+    classes = tuple(str(entry) for entry in arrays["classes"].ravel())
     _require(len(classes) >= 2, path, "classes must name at least 2 classes", f"{len(classes)}")
-    train, test = (_samples(held, split, len(classes), path) for split in ("train", "test"))
+    train, test = (_samples(arrays, split, len(classes), path) for split in ("train", "test"))
     same = train.x.shape[1:] == test.x.shape[1:] and train.x.dtype == test.x.dtype
-    _require(same, path, "x_test must look like x_train", f"{_look(held['x_test'])} and {_look(held['x_train'])}")
+    _require(
+        same,
+        path,
+        "x_test must have the sample shape and type of x_train",
+        f"{_look(arrays['x_test'])} and {_look(arrays['x_train'])}",
+    )
     return Arrays(train, test, classes)
 
 
 def read_torchvision(dataset: str, name: str, root: Path, download: bool) -> Arrays:
-    """Read one of torchvision's data sets from its own layout under `root`, downloading it there on request.
+    """Read a data set in torchvision's layout under `root`, optionally downloading it.
 
     Raises
     ------
     DataNotFound
-        If it is not there or damaged, or the download fails.
+        If it is missing or damaged, or the download fails.
     """
-    # torchvision takes seconds to import, and an .npz file does without it.
+    # torchvision takes seconds to import and is not needed for .npz files.
     import torchvision.datasets
 
     make = getattr(torchvision.datasets, dataset)
@@ -81,7 +88,7 @@ def read_torchvision(dataset: str, name: str, root: Path, download: bool) -> Arr
         raise DataNotFound(
             f"task.root: no complete {name} data in {root}; get it with `python run_sim.py task={name} "
             f"task.root={root} task.download=true`, or point task.root at a folder with {name}.npz or torchvision's "
-            f"{dataset} files (torchvision says: {' '.join(str(error).split())})"
+            f"{dataset} files (torchvision: {' '.join(str(error).split())})"
         ) from error
     return Arrays(_from_torchvision(train), _from_torchvision(test), tuple(train.classes))
 
@@ -91,8 +98,8 @@ def _from_torchvision(dataset: Any) -> Samples:
     return Samples(x if x.ndim == 4 else x.unsqueeze(-1), torch.as_tensor(dataset.targets).long())
 
 
-def _samples(held: dict[str, NDArray[Any]], split: str, num_classes: int, path: Path) -> Samples:
-    x, y, record = held[f"x_{split}"], held[f"y_{split}"], held.get(f"record_{split}")
+def _samples(arrays: dict[str, NDArray[Any]], split: str, num_classes: int, path: Path) -> Samples:
+    x, y, record = arrays[f"x_{split}"], arrays[f"y_{split}"], arrays.get(f"record_{split}")
     grey_or_colour = x.ndim == 3 or (x.ndim == 4 and 1 <= x.shape[3] <= 4)
     if x.dtype == np.uint8 and grey_or_colour and x.size:
         stored = torch.from_numpy(x)

@@ -1,1 +1,1 @@
-"""Experiments on real data: each module is a command that runs a sweep and prints the table of its docs page."""
+"""Experiments on real data: each module runs a sweep and prints the tables of its documentation page."""

@@ -1,4 +1,4 @@
-"""What leaders and rotation do: ``python -m benchmarks.experiments.leaders --root data``.
+"""Effect of leaders and rotation: ``python -m benchmarks.experiments.leaders --root data``.
 
 D-PSGD and MATCHA (communication budget 0.5), each with and without AL-DSGD's leaders and with and without rotating
 graphs, on G0 and on a ring, with IID and with label-skewed shards; and the released code's alternating matchings.
@@ -74,7 +74,7 @@ def _row(graph: tuple[str, str], rule: tuple[str, str], runs: list[RunFolder]) -
 
 
 def _legacy(keys: list[str], options: Namespace) -> None:
-    """Show the fault of the released D-PSGD: two matchings in turn cut workers 0 and 4 off from the rest."""
+    """Show the bug of the released D-PSGD: alternating two matchings disconnects workers 0 and 4 from the others."""
     schedules = {"every edge": [], "legacy_alternating": ["topology.schedule=legacy_alternating"]}
     variants = {
         f"leaders/legacy/{name.replace(' ', '_')}": [*keys, "strategy=d_psgd", "topology=g0", *own]
@@ -85,8 +85,8 @@ def _legacy(keys: list[str], options: Namespace) -> None:
     rows = []
     for name, own in zip(schedules, runs.values(), strict=True):
         accuracy = np.array([measures.last(run, "worker_accuracy") for run in own])
-        apart, others = accuracy[:, [0, 4]].mean(axis=1), accuracy[:, [1, 2, 3, 5, 6, 7]].mean(axis=1)
-        rows.append([name, spread(apart, 1, 100), spread(others, 1, 100), spread(others - apart, 1, 100)])
+        isolated, others = accuracy[:, [0, 4]].mean(axis=1), accuracy[:, [1, 2, 3, 5, 6, 7]].mean(axis=1)
+        rows.append([name, spread(isolated, 1, 100), spread(others, 1, 100), spread(others - isolated, 1, 100)])
     print_table(("schedule", "workers 0 and 4, %", "the other six, %", "gap, points"), rows)
 
 

@@ -1,4 +1,4 @@
-"""What the experiments read off a run: smoothed loss, time to a loss, accuracies, bytes."""
+"""Measures of a run: smoothed loss, time to a loss, accuracies, bytes."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ _WINDOW = 10
 
 
 def smooth_loss(run: RunFolder) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """Return the training loss averaged over the last ten rounds: single mini-batches make single rounds noisy."""
+    """Return the training loss averaged over ten rounds, because single rounds are noisy."""
     losses = np.array([record["train_loss"] for record in run.metrics], dtype=float)
     sums = np.cumsum(np.insert(losses, 0, 0.0))
     starts = np.maximum(np.arange(1, len(losses) + 1) - _WINDOW, 0)
@@ -24,13 +24,13 @@ def common_loss(runs: Iterable[RunFolder]) -> float:
 
 
 def seconds_to(run: RunFolder, loss: float) -> float:
-    """Return the virtual seconds after which the smoothed loss is first at most ``loss``; infinite if it never is."""
+    """Return the virtual seconds until the smoothed loss first reaches ``loss``; infinite if it never does."""
     reached = np.flatnonzero(smooth_loss(run) <= loss + 1e-12)
     return float(run.metrics[reached[0]]["virtual_seconds"]) if reached.size else float("inf")
 
 
 def final(run: RunFolder, key: str) -> float:
-    """Return a number of the summary."""
+    """Return a value of the summary."""
     assert run.summary is not None, f"{run.path} is not finished"
     return float(run.summary[key])
 
@@ -41,11 +41,11 @@ def last(run: RunFolder, key: str) -> list[float]:
 
 
 def mean_of(run: RunFolder, key: str) -> float:
-    """Return the mean over rounds (and workers present) of a field."""
+    """Return the mean of a field over rounds (and present workers)."""
     values = [np.mean([v for v in np.atleast_1d(record[key]) if v is not None]) for record in run.metrics]
     return float(np.mean(values))
 
 
 def peer_megabytes(run: RunFolder) -> float:
-    """Return the megabytes per worker and round that a peer-to-peer deployment would send."""
+    """Return the megabytes per worker and round sent in a peer-to-peer deployment."""
     return mean_of(run, "peer_bytes") / 1e6

@@ -1,8 +1,8 @@
-"""What RCD-SGD's three parts do: ``python -m benchmarks.experiments.rcd --root data``.
+"""Effect of the three parts of RCD-SGD: ``python -m benchmarks.experiments.rcd --root data``.
 
 Random and submodular partitions on a fleet of which half the workers run at half speed, under D-PSGD and MATCHA
-(communication budget 0.5): sizes and batches in proportion to speed, two local steps, and the submodular choice are
-added one after the other. Fashion-MNIST, 20,000 training samples.
+(communication budget 0.5): sizes and batches in proportion to speed, two local steps, and submodular selection are
+added step by step. Fashion-MNIST, 20,000 training samples.
 """
 
 from benchmarks.experiments import measures
@@ -28,7 +28,7 @@ PARTITIONS = {
 
 
 def main() -> None:
-    """Run the sweep and print a table per mixing rule."""
+    """Run the sweep and print one table per mixing rule."""
     options = arguments(__doc__ or "")
     for mixing, keys in MIXINGS.items():
         places = {

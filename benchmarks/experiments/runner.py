@@ -1,4 +1,4 @@
-"""Run many configurations in-process, keep what is finished, and hand the run folders back."""
+"""Run many configurations, reuse finished runs, and return the run folders."""
 
 import argparse
 import os
@@ -25,18 +25,18 @@ Runs = dict[str, list[RunFolder]]
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Read an experiment's command line: data folder, output folder, seeds, processes, and overrides for all runs."""
+    """Parse the command line of an experiment: data and output folders, seeds, processes, common overrides."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--root", default="data", help="folder of the data (task.root)")
-    parser.add_argument("--out", default="runs/experiments", type=Path, help="where the run folders go")
+    parser.add_argument("--out", default="runs/experiments", type=Path, help="parent of the run folders")
     parser.add_argument("--seeds", default=3, type=int, help="number of seeds")
-    parser.add_argument("--jobs", default=2, type=int, help="runs at a time, a process each")
-    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5 for a quick look")
+    parser.add_argument("--jobs", default=2, type=int, help="parallel runs, one process each")
+    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5 for a quick test")
     return parser.parse_args()
 
 
 def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) -> Runs:
-    """Run every variant with every seed; a run that is already finished in its folder is taken as it is.
+    """Run every variant with every seed, reusing finished runs.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) ->
         for name, overrides in variants.items()
         for seed, path in enumerate(places[name])
     ]
-    # One thread per process, set before torch is loaded there: small models gain nothing from more.
+    # One thread per process, set before torch is imported there: small models do not benefit from more.
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
         for done, path in enumerate(pool.map(_run, jobs), start=1):

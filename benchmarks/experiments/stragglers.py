@@ -1,6 +1,6 @@
-"""How much time non-blocking work saves: ``python -m benchmarks.experiments.stragglers --root data``.
+"""Time saved by non-blocking work: ``python -m benchmarks.experiments.stragglers --root data``.
 
-Virtual time to the same training loss, blocking against non-blocking, under all-reduce, D-PSGD and MATCHA, beside
+Virtual time to the same training loss, blocking and non-blocking, with all-reduce, D-PSGD and MATCHA, and for
 over-selection and FedBuff; IID and Dirichlet(0.3) shards; fleet ``stragglers``, eight workers.
 """
 
@@ -35,7 +35,7 @@ COMMON = ["fleet=stragglers", "momentum=0.9", "weight_decay=0.0001", "eval_every
 
 
 def main() -> None:
-    """Run the sweeps and print a table for each task and kind of shards."""
+    """Run the sweeps and print one table per task and partition."""
     options = arguments(__doc__ or "")
     for task, task_keys in TASKS.items():
         own = [*COMMON, *task_keys, *([f"task.root={options.root}"] if task != "digits" else [])]
@@ -66,7 +66,7 @@ def _compare(title: str, options: Namespace, place: str, keys: list[str]) -> Non
 
 
 def _row(name: str, runs: list[RunFolder], partner: list[RunFolder], blocking: list[RunFolder]) -> list[str]:
-    """Return the row of ``runs``; they and ``partner`` both reach the loss to which time is taken."""
+    """Return the row of ``runs``; the time is measured to a loss that ``runs`` and ``partner`` both reach."""
     times, ratios = [], []
     for run, other, base in zip(runs, partner, blocking, strict=True):
         level = measures.common_loss((run, other))
@@ -83,7 +83,7 @@ def _row(name: str, runs: list[RunFolder], partner: list[RunFolder], blocking: l
 
 
 def _bias(options: Namespace, task: str, keys: list[str]) -> None:
-    """Show what the estimators do where workers hold two classes each: the slowest holds what others lack."""
+    """Show the bias of the estimators with two classes per worker."""
     place = f"stragglers/{task}/estimators"
     base = [*keys, "strategy=all_reduce"]
     variants = {f"{place}/blocking": [*base, "work=full_batch"]} | {

@@ -1,4 +1,4 @@
-"""A Flower client as its users write it: every message loads the data, builds the model and trains."""
+"""A typical Flower client: every message loads the data, builds the model and trains."""
 
 import time
 
@@ -18,7 +18,7 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Take four steps on this node's part of digits."""
+    """Train four steps on this node's part of digits."""
     rank, workers = int(context.node_config["rank"]), int(context.node_config["num-partitions"])
     data = load("digits").train
     model = build_model(str(context.run_config["model"]), Shape((1, 8, 8), 10))

@@ -1,4 +1,4 @@
-"""Flower's FedAvg as its users write it; appends a line per round to the file ``out``."""
+"""A typical Flower FedAvg server; appends one line per round to the file ``out``."""
 
 import json
 import time

@@ -152,7 +152,7 @@ class RunFolder:
         except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
             raise RunFolderError(f"{self.path}: config.yaml cannot be read: {_first_line(error)}") from error
         if not isinstance(loaded, dict):
-            raise RunFolderError(f"{self.path}: config.yaml must hold a mapping")
+            raise RunFolderError(f"{self.path}: config.yaml must contain a mapping")
         return {str(key): value for key, value in loaded.items()}
 
     @cached_property
@@ -227,7 +227,7 @@ class RunFolder:
         except ValueError as error:
             raise RunFolderError(f"{self.path}: {name} cannot be read: {_first_line(error)}") from error
         if not isinstance(value, dict):
-            raise RunFolderError(f"{self.path}: {name} must hold a mapping")
+            raise RunFolderError(f"{self.path}: {name} must contain a mapping")
         return value
 
 

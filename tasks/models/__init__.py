@@ -1,4 +1,4 @@
-"""Models in the forms that small inputs need, one file each; `build_model` makes them."""
+"""Models for small inputs, one file each; `build_model` creates them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,16 +13,16 @@ from . import cnn, cnn1d, mlp, resnet18, resnet50, vgg16, wrn28_10
 
 
 class Row(NamedTuple):
-    """How a model is built and which inputs it takes.
+    """Builder and supported inputs of a model.
 
     Attributes
     ----------
     build : callable
         `build(shape) -> nn.Module`.
     dimensions : int or None
-        Length of the input shapes that fit: 3 for images, 2 for signals, None for any.
+        Length of supported input shapes: 3 for images, 2 for signals, None for any.
     min_side : int
-        Least height and width, or length.
+        Minimum height and width, or length.
     """
 
     build: Callable[[Shape], nn.Module]
@@ -30,7 +30,7 @@ class Row(NamedTuple):
     min_side: int = 1
 
     def fits(self, input_shape: tuple[int, ...]) -> bool:
-        """Return whether inputs of this shape can be fed to the model."""
+        """Return whether the model supports inputs of this shape."""
         return self.dimensions in (None, len(input_shape)) and min(input_shape[1:]) >= self.min_side
 
 
@@ -46,26 +46,26 @@ MODELS: dict[str, Row] = {
 
 
 def build_model(name: str, task: Task | Shape, *, seed: int = 0) -> nn.Module:
-    """Build a model on the CPU with reproducible initial weights, leaving global random state alone.
+    """Build a model on the CPU with reproducible initial weights, without changing the global random state.
 
     Parameters
     ----------
     name : str
         A key of `MODELS`.
     task : Task or Shape
-        What it must fit.
+        Input and output dimensions.
     seed : int
         The run's root seed.
 
     Raises
     ------
     ValueError
-        If the name is unknown or the model does not fit the input.
+        If the name is unknown or the model does not support the input.
     """
     if name not in MODELS or not MODELS[name].fits(task.input_shape):
         allowed = ", ".join(key for key, row in MODELS.items() if row.fits(task.input_shape))
         raise ValueError(f"model must be one of {allowed} for inputs of shape {task.input_shape}; got {name}")
     with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed, which would also seed every accelerator and not be undone.
+        # torch.manual_seed would also seed every accelerator, which fork_rng would not restore.
         torch.default_generator.manual_seed(int(rng(seed, "model").integers(2**63)))
         return MODELS[name].build(Shape(task.input_shape, task.num_classes))

@@ -1,4 +1,4 @@
-"""ResNet-18 in its CIFAR form: 11,173,962 parameters for 10 classes."""
+"""ResNet-18 in its CIFAR variant: 11,173,962 parameters for 10 classes."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ def build(shape: Shape) -> nn.Module:
 
     Source: K. He, X. Zhang, S. Ren, J. Sun, Deep Residual Learning for Image Recognition, CVPR 2016.
     """
-    # torchvision takes seconds to import, and the small models do without it.
+    # torchvision takes seconds to import and is not needed for the small models.
     from torchvision.models import resnet18
 
     return cifar_form(resnet18(num_classes=shape.num_classes), shape.input_shape[0])

@@ -1,4 +1,4 @@
-"""What turns an ImageNet network into its CIFAR form."""
+"""Conversion of ImageNet networks to their CIFAR variants."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from torch import nn
 
 
 def cifar_form(resnet: Any, channels: int) -> nn.Module:
-    """Replace the 7x7 stride-2 stem and its pooling by one 3x3 convolution, so that 32x32 images keep their size.
+    """Replace the 7x7 stride-2 stem and its pooling by one 3x3 convolution, to preserve the size of 32x32 images.
 
     Parameters
     ----------
     resnet : torchvision.models.ResNet
-        Changed in place and returned.
+        Modified in place and returned.
     channels : int
-        Of the input images.
+        Channels of the input images.
     """
     resnet.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
     initialise(resnet.conv1)

@@ -1,4 +1,4 @@
-"""VGG-16 with batch normalisation in its CIFAR form: 14,728,266 parameters for 10 classes."""
+"""VGG-16 with batch normalisation in its CIFAR variant: 14,728,266 parameters for 10 classes."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ def build(shape: Shape) -> nn.Module:
 
     Source: K. Simonyan, A. Zisserman, Very Deep Convolutional Networks, ICLR 2015, configuration D.
     """
-    # torchvision takes seconds to import, and the small models do without it.
+    # torchvision takes seconds to import and is not needed for the small models.
     from torchvision.models.vgg import cfgs, make_layers
 
     features = make_layers(cfgs["D"], batch_norm=True)

@@ -56,7 +56,7 @@ class TestFleet:
         for place in ((2, 2, 3), (1, 3, 3), (1, 2, 4)):
             assert self.durations(fleet, *place) != first
 
-    def test_nobody_is_away_by_default(self) -> None:
+    def test_all_are_online_by_default(self) -> None:
         assert Fleet((Device(1.0),)).seconds_away(0, 0, 5, 1e9) == 0
 
 
@@ -64,7 +64,7 @@ class TestChurn:
     def away(self, fleet: Fleet, rank: int, rounds: int, seed: int = 0) -> np.ndarray:
         return np.array([fleet.seconds_away(seed, rank, number, 0.0) > 0 for number in range(1, rounds + 1)])
 
-    def test_leaving_for_ever(self) -> None:
+    def test_leaving_permanently(self) -> None:
         fleet = Fleet((Device(1.0),), leave_probability=0.3, return_probability=0.0)
         away = self.away(fleet, 0, 30)
         first = int(np.argmax(away))

@@ -104,7 +104,7 @@ def test_missing_data_names_the_key_and_the_path(name: str, tmp_path: Path) -> N
 def test_data_of_another_shape_is_refused(
     name: str, write: Callable[..., Path], task_root: Callable[[str], Path]
 ) -> None:
-    with pytest.raises(ValueError, match=r"task\.root must hold data of shape .* for task " + name + "; got shape"):
+    with pytest.raises(ValueError, match=r"task\.root must contain data of shape .* for task " + name + "; got shape"):
         load(name, _with_records(task_root("npz"), write))
 
 

@@ -57,7 +57,7 @@ def test_damaged_files_are_refused(raw: Path, name: str, content: bytes) -> None
 def test_a_cut_gzip_file_is_refused(raw: Path) -> None:
     (raw / "t10k-labels-idx1-ubyte").unlink()
     (raw / "t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS))[:-9])
-    with pytest.raises(ValueError, match="must be a whole gzip file"):
+    with pytest.raises(ValueError, match="must be a complete gzip file"):
         load("fashion_mnist", raw.parents[1])
 
 

@@ -46,6 +46,6 @@ def test_download_is_torchvisions_and_its_failure_is_one_line(tmp_path: Path, mo
         raise OSError("no\nnetwork")
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", offline)
-    with pytest.raises(DataNotFound, match=r"torchvision says: no network\)$"):
+    with pytest.raises(DataNotFound, match=r"torchvision: no network\)$"):
         load("cifar10", tmp_path, download=True)
     assert asked == [(tmp_path, True, True)]

@@ -127,7 +127,7 @@ class TestRestrict:
             block = np.ix_(present, present)
             np.testing.assert_array_equal(restricted[block][off_diagonal], W[block][off_diagonal])
 
-    def test_everybody_present_changes_nothing_and_the_input_stays(self) -> None:
+    def test_all_present_changes_nothing_and_the_input_stays(self) -> None:
         W = mixing.metropolis(topology.g0())
         before = W.copy()
         np.testing.assert_allclose(mixing.restrict(W, range(8)), W, atol=1e-15)

@@ -46,7 +46,7 @@ class TestBudget:
     def test_deadline_needs_no_estimates(self) -> None:
         assert budget([NAN, NAN], [8, 8], "deadline", deadline=2.5) == 2.5
 
-    def test_workers_of_unknown_speed_are_passed_over(self) -> None:
+    def test_workers_of_unknown_speed_are_ignored(self) -> None:
         assert budget([NAN, 2.0, 3.0], 4) == 8.0
         assert budget([NAN, 2.0, 3.0], 4, "quorum", quorum=1.0) == 12.0
 
@@ -112,7 +112,7 @@ class TestEstimators:
         assert combine(sums, counts, 4, "expected", expected=[4.0, 1.0]) == (4 / 4) / 2
 
     @pytest.mark.parametrize("estimator", get_args(Estimator))
-    def test_nobody_finished_anything(self, estimator: Estimator) -> None:
+    def test_no_worker_finished_a_minibatch(self, estimator: Estimator) -> None:
         assert combine(np.zeros((2, 1)), [0, 0], 4, estimator, expected=[0.0, 0.0]) == 0
 
     def test_targets_may_differ(self) -> None:

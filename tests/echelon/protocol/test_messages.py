@@ -44,7 +44,7 @@ class TestRoundTrips:
         expected = TrainInstructions(server_round=4, learning_rate=0.5)
         assert [str(v) for v in vars(got).values()] == [str(v) for v in vars(expected).values()]
 
-    def test_round_is_said_in_flowers_way_too(self) -> None:
+    def test_round_is_also_given_as_in_flower(self) -> None:
         assert TrainInstructions(server_round=9).to_config()["server-round"] == 9
 
     @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 100), st.floats(0, 1e6), st.floats(0, 1e6))

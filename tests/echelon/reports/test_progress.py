@@ -151,7 +151,7 @@ def test_preparations_after_the_start_do_not_count_as_rounds(monkeypatch: pytest
     assert "elapsed 2 s  left 58 s" in running.get()
 
 
-def test_a_worker_that_follows_itself_leads_nobody() -> None:
+def test_a_worker_that_follows_itself_has_no_follower() -> None:
     best, degree = followers({"leaders_best": [0, 0, None, 0], "leaders_degree": None})
     assert best == {0: 2}
     assert not degree

@@ -135,14 +135,14 @@ class TestBadFolders:
         RunFolder.create(tmp_path, "a: [1\nb: {")
         self.refuses(tmp_path, "config.yaml cannot be read: ")
         (tmp_path / "config.yaml").write_text("- 1\n")
-        self.refuses(tmp_path, "config.yaml must hold a mapping")
+        self.refuses(tmp_path, "config.yaml must contain a mapping")
 
     def test_broken_summary(self, tmp_path: Path) -> None:
         RunFolder.create(tmp_path, CONFIG)
         (tmp_path / "summary.json").write_text("{")
         self.refuses(tmp_path, "summary.json cannot be read: ")
         (tmp_path / "summary.json").write_text("[]")
-        self.refuses(tmp_path, "summary.json must hold a mapping")
+        self.refuses(tmp_path, "summary.json must contain a mapping")
 
     def test_create_spares_another_run(self, tmp_path: Path) -> None:
         RunFolder.create(tmp_path, CONFIG)

@@ -100,7 +100,7 @@ def test_wandb_offline_writes_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     track("wandb", tmp_path)
     (stored,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     words = (b"train_loss", b"worker_accuracy/min", b"d_psgd", b"worker_accuracy_min")
-    deadline = time.monotonic() + 20  # its service goes on writing after finish()
+    deadline = time.monotonic() + 20  # its service continues to write after finish()
     while not all(word in stored.read_bytes() for word in words) and time.monotonic() < deadline:
         time.sleep(0.1)
     data = stored.read_bytes()
