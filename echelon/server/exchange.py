@@ -164,7 +164,7 @@ class Exchange:
         return len(self._current & self._outstanding.keys())
 
     def _push(self, message: Message) -> None:
-        """Push a message, unless Flower does not know its node any more (it gives no id then, or an empty one)."""
+        """Push a message, unless Flower does not know its node any more (it returns no id then, or an empty one)."""
         if message.metadata.dst_node_id in self._packing:
             message.content = pack(message.content)
         for message_id in filter(None, self.grid.push_messages([message])):
