@@ -17,9 +17,9 @@ class ShufflingGrid(InlineGrid):
         super().__init__(client_app, num_nodes)
         self._rng = np.random.default_rng(seed)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
         ids = self._rng.permutation(list(message_ids)).tolist()
-        return super().pull_messages(ids[: len(ids) // 2 + 1])
+        return super().replies_to(ids[: len(ids) // 2 + 1])
 
 
 class LateGrid(InlineGrid):
@@ -54,10 +54,10 @@ class LateGrid(InlineGrid):
             pushed.extend(ids)
         return pushed
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
         ids = list(message_ids)
         self.most_in_flight = max(self.most_in_flight, len(ids))
-        return super().pull_messages([i for i in ids if i not in self._held])
+        return super().replies_to([i for i in ids if i not in self._held])
 
     def release(self) -> None:
         """Let all that was held back arrive."""

@@ -21,8 +21,8 @@ MARK = 123  # a pixel value that only the workers' own data has
 class ListeningGrid(InlineGrid):
     """Records every reply."""
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        replies = list(super().pull_messages(message_ids))
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
+        replies = super().replies_to(message_ids)
         self.heard.extend(replies)
         return replies
 

@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTENDED = ("clients", "partitioners", "strategies", "tasks")
@@ -32,6 +34,16 @@ class TestRequirements:
         command = self.lines[1].removeprefix("#").split()
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ").replace("$(BIN)/", "")
         assert " ".join(command) in " ".join(makefile.split())
+
+
+def test_ci_tests_every_supported_minor_version_of_flower() -> None:
+    ranges = [line for line in PROJECT["project"]["dependencies"] if line.startswith("flwr[")]
+    first, end = (int(minor) for minor in re.findall(r"[>=<]+1\.(\d+)", ranges[0]))
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    tested = [f"1.{minor}" for minor in range(first, end)]
+    assert workflow["jobs"]["flower"]["strategy"]["matrix"]["flower"] == tested
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert any(pin.startswith(f"flwr=={tested[-1]}.") for pin in pins)
 
 
 class TestPackages:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord
 from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -112,7 +113,7 @@ def run(
     rounds: int = 3,
     workers: int = 4,
     *,
-    on: InlineGrid | None = None,
+    on: Grid | None = None,
     model: Model = linear,
     devices: Fleet | None = None,
     start: dict[str, Any] | None = None,

@@ -81,8 +81,14 @@ class InlineGrid(Grid):
         """Run the ClientApp on each message and keep the replies; return the messages' ids."""
         return [self._run_client(message) for message in messages]
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Return the replies to the given messages, each once."""
+    def pull_messages(
+        self, message_ids: Iterable[str] | None = None, *, reply_to_message_ids: Iterable[str] | None = None
+    ) -> Iterable[Message]:
+        """Return the replies to the given messages, once; Flower 1.43 calls the argument ``reply_to_message_ids``."""
+        return self.replies_to([*(message_ids or ()), *(reply_to_message_ids or ())])
+
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies to the given messages, once; a subclass may delay or drop some."""
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

@@ -1,7 +1,8 @@
 """One round of messages: push to every worker, poll for replies, stop at the deadline.
 
 Flower's ``send_and_receive`` sleeps 0.1 s (simulation) to 3 s (deployment) between polls and waits for everybody; this
-loop does neither. There is no way to cancel a message, so a late reply is taken from the grid in a later round.
+loop does neither. There is no way to cancel a message, so a late reply is taken from the grid in a later round. A reply
+that Flower cannot read is an error up to Flower 1.42 and does not arrive at all from 1.43 on; the deadline covers both.
 """
 
 import time
@@ -70,7 +71,7 @@ class Exchange:
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
         self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
         self._current = set()
-        return kept + (self._pull() if self._outstanding else [])
+        return kept + self._pull()
 
     def run(
         self,
@@ -163,15 +164,16 @@ class Exchange:
         return len(self._current & self._outstanding.keys())
 
     def _push(self, message: Message) -> None:
-        """Push a message, unless Flower does not know its node any more (it gives no id then)."""
+        """Push a message, unless Flower does not know its node any more (it returns no id then, or an empty one)."""
         if message.metadata.dst_node_id in self._packing:
             message.content = pack(message.content)
-        for message_id in self.grid.push_messages([message]):
+        for message_id in filter(None, self.grid.push_messages([message])):
             self._outstanding[message_id] = self._recipients[message_id] = message.metadata.dst_node_id
             self._current.add(message_id)
 
     def _pull(self) -> list[Message]:
-        replies = list(self.grid.pull_messages(list(self._outstanding)))
+        # By position: Flower 1.43 renames the argument. Never with an empty list: Flower may read it as "all messages".
+        replies = list(self.grid.pull_messages(list(self._outstanding))) if self._outstanding else []
         for reply in replies:
             self._outstanding.pop(reply.metadata.reply_to_message_id, None)
         return replies

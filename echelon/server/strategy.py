@@ -5,7 +5,7 @@ and in the modules beside this one.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 from logging import INFO
@@ -181,6 +181,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
+        should_stop: Callable[[], bool] | None = None,
     ) -> Result:
         """Run ``num_rounds`` rounds in all, as Flower's ``Strategy.start`` but with a model per worker.
 
@@ -193,6 +194,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             Real seconds after which workers that have not replied are left out of a round.
         train_config, evaluate_config : ConfigRecord, optional
             Sent to the workers unchanged, beside the round's instructions.
+        should_stop : callable, optional
+            Called after every round, its evaluation and callbacks included; True ends the run (Flower 1.43).
 
         Returns
         -------
@@ -223,6 +226,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             record["wall_seconds"] = state.wall_seconds
             for callback in self._options.get("on_round", ()):
                 callback(record, state)
+            if should_stop is not None and should_stop():
+                break
         result.arrays = self.consensus()
         return result
 

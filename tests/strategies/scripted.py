@@ -83,11 +83,11 @@ class SlowGrid(InlineGrid):
             self._left[ids[-1]] = self.polls[rank] if message.metadata.message_type == "train" else 0
         return ids
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
         ready = []
         for message_id in message_ids:
             if self._left[message_id] == 0:
                 ready.append(message_id)
             else:
                 self._left[message_id] -= 1
-        return super().pull_messages(ready)
+        return super().replies_to(ready)

@@ -141,10 +141,10 @@ class ShuffledGrid(InlineGrid):
         super().__init__(scripted.app(script), len(script.centres))
         self.random = random.Random(seed)
 
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
         chosen = [message_id for message_id in message_ids if self.random.random() < 0.6]
         self.random.shuffle(chosen)
-        return super().pull_messages(chosen)
+        return super().replies_to(chosen)
 
 
 class TestOrder:
