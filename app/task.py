@@ -19,7 +19,7 @@ def load_task(config: Config, root: str | None) -> Task:
 
 def build_model(config: Config) -> nn.Module:
     """Return a configuration's model; the same values for the same seed."""
-    shape = tasks.TASKS[config.task.name].shape
+    shape = tasks.REGISTRY[config.task.name].shape
     return tasks.build_model(config.model.name, shape or load_task(config, config.task.root), seed=config.seed)
 
 

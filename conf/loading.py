@@ -16,8 +16,8 @@ from yaml import YAMLError
 
 from conf import groups
 from conf.errors import ConfigError
-from conf.overrides import ROOT, check, choices_of, value_of, wrong_type
-from conf.schema import CHOICES, Config, entries
+from conf.overrides import check, choices_of, value_of, wrong_type
+from conf.schema import CHOICES, ROOT, Config, entries
 from conf.validation import validate
 
 # Storage, progress and process management do not change the result of a run.
@@ -30,10 +30,8 @@ _NOT_FIXED = ("task.root", "task.download")  # data may be moved
 
 def _store_schema() -> None:
     store = ConfigStore.instance()
-    store.store("config", Config, group="schema")
-    for group, choices in CHOICES.items():
-        for choice, cls in choices.items():
-            store.store(choice, cls, group=f"schema/{group}")
+    for cls in {Config, *(cls for choices in CHOICES.values() for cls in choices.values())}:
+        store.store(cls.__name__, cls, group="schema")
 
 
 _store_schema()

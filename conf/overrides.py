@@ -6,7 +6,6 @@ import shlex
 import types
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,12 +15,10 @@ from omegaconf import OmegaConf
 
 from conf.errors import ConfigError
 from conf.fields import is_union
-from conf.schema import CHOICES, entries
+from conf.schema import CHOICES, ROOT, entries
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "a word or a list"}
 _PLURALS = {int: "integers", float: "numbers", list[int]: "lists of integers"}
-
-ROOT = Path(__file__).resolve().parent
 
 
 def parse_overrides(text: str) -> list[str]:

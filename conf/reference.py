@@ -9,8 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from conf.overrides import ROOT, choices_of, expected
-from conf.schema import CHOICES, Config, Entry, entries
+from conf.overrides import choices_of, expected
+from conf.schema import CHOICES, ROOT, Config, Entry, entries
 
 _HEAD = """# Configuration
 

@@ -1,7 +1,9 @@
 """The complete configuration, and the keys of each group choice."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from conf import groups
@@ -61,36 +63,25 @@ class Config:
     tracking: Literal["none", "tensorboard", "wandb", "mlflow"] = key("additional metrics backend")
 
 
+ROOT = Path(__file__).resolve().parent
+
+_SCHEMA = re.compile(r"^  - /schema/(\w+)@_here_$", re.MULTILINE)
+
+
+def _choices(group: str) -> dict[str, type]:
+    """Return the schema of every choice of a group, as its YAML file names it."""
+    found: dict[str, type] = {}
+    for path in sorted((ROOT / group).glob("*.yaml")):
+        named = _SCHEMA.search(path.read_text(encoding="utf-8"))
+        if named is None or not hasattr(groups, named[1]):
+            raise ValueError(f"conf/{group}/{path.name} must name a class of conf/groups.py: - /schema/<class>@_here_")
+        found[path.stem] = getattr(groups, named[1])
+    return found
+
+
+# A group is a folder, a choice is a YAML file in it.
 CHOICES: dict[str, dict[str, type]] = {
-    "task": dict.fromkeys(("digits", "fashion_mnist", "cifar10", "cifar100", "mitbih", "npz"), groups.Task),
-    "model": dict.fromkeys(("mlp", "cnn", "cnn1d", "resnet18", "resnet50", "wrn28_10", "vgg16"), groups.Model),
-    "partitioner": {
-        **dict.fromkeys(("iid", "stratified", "by_group", "local"), groups.Partitioner),
-        "dirichlet": groups.Dirichlet,
-        "shards": groups.Shards,
-        "submodular": groups.Submodular,
-        "file": groups.File,
-    },
-    "work": {"full_batch": groups.Work, "non_blocking": groups.NonBlocking},
-    "strategy": {
-        "all_reduce": groups.Strategy,
-        "d_psgd": groups.DPSGD,
-        "matcha": groups.Matcha,
-        "al_dsgd": groups.ALDSGD,
-        "fedbuff": groups.FedBuff,
-        "over_selection": groups.OverSelection,
-    },
-    "topology": {
-        **dict.fromkeys(
-            ("ring", "torus", "complete", "star", "path", "exponential", "g0", "g0_rotating"), groups.Topology
-        ),
-        "er": groups.ErdosRenyi,
-        "geometric": groups.Geometric,
-        "regular": groups.Regular,
-        "edges": groups.Edges,
-    },
-    "fleet": {**dict.fromkeys(("uniform", "stragglers", "two_speed"), groups.Pattern), "trace": groups.Trace},
-    "engine": {"ray": groups.Ray, "inline": groups.Engine},
+    declared.name: _choices(declared.name) for declared in fields(Config) if (ROOT / declared.name).is_dir()
 }
 
 

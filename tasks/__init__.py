@@ -3,6 +3,6 @@
 from .base import DataNotFound, Shape, Split, Task
 from .evaluation import evaluate
 from .models import MODELS, build_model
-from .registry import TASKS, load
+from .registry import REGISTRY, load
 
-__all__ = ["MODELS", "TASKS", "DataNotFound", "Shape", "Split", "Task", "build_model", "evaluate", "load"]
+__all__ = ["MODELS", "REGISTRY", "DataNotFound", "Shape", "Split", "Task", "build_model", "evaluate", "load"]

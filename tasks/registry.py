@@ -25,7 +25,7 @@ class Row(NamedTuple):
     shape: Shape | None
 
 
-TASKS: dict[str, Row] = {
+REGISTRY: dict[str, Row] = {
     "digits": Row(digits.read, Shape((1, 8, 8), 10)),
     "fashion_mnist": Row(fashion_mnist.read, Shape((1, 28, 28), 10)),
     "cifar10": Row(cifar10.read, Shape((3, 32, 32), 10)),
@@ -49,7 +49,7 @@ def load(
     Parameters
     ----------
     name : str
-        A key of `TASKS`.
+        A key of `REGISTRY`.
     root : str or Path, optional
         Location of the data, written to only with `download`; default: `data` in the working directory.
     download : bool
@@ -70,9 +70,9 @@ def load(
     ValueError
         If an option or the content of the data is invalid.
     """
-    if name not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}; got {name}")
-    row = TASKS[name]
+    if name not in REGISTRY:
+        raise ValueError(f"task must be one of {', '.join(REGISTRY)}; got {name}")
+    row = REGISTRY[name]
     task = row.read(Path("data" if root is None else root).expanduser(), download)
     actual = Shape(task.input_shape, task.num_classes)
     if row.shape is not None and actual != row.shape:

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from conf import ConfigError, compose, preflight, recompose, to_yaml
-from conf.overrides import ROOT
+from conf.schema import ROOT
 
 UNKNOWN = {
     "strategy.c3=1": "unknown key strategy.c3; did you mean strategy.c2?",
@@ -13,13 +13,13 @@ UNKNOWN = {
     "c1=0.2": "unknown key c1; did you mean strategy.c1?",
     "xyzzy=1": "unknown key xyzzy; --help lists all keys",
     "topology.p=0.3": "unknown key topology.p of topology=g0_rotating; it belongs to topology=er",
-    "engine.name=ray": "unknown key engine.name; select a choice with engine=ray|inline",
+    "engine.name=ray": "unknown key engine.name; select a choice with engine=inline|ray",
     "hydra.run.dir=x": "unknown key hydra.run.dir; did you mean run_dir?",
-    "strategy=foo": "strategy must be one of all_reduce, d_psgd, matcha, al_dsgd, fedbuff, over_selection; got foo",
-    "engine=raay": "engine must be one of ray, inline; got raay (did you mean ray?)",
-    "engine=null": "engine must be one of ray, inline; got null",
-    "engine=": "engine must be one of ray, inline; got nothing",
-    "engine={a:1}": "engine must be one of ray, inline; got {a:1}",
+    "strategy=foo": "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, matcha, over_selection; got foo",
+    "engine=raay": "engine must be one of inline, ray; got raay (did you mean ray?)",
+    "engine=null": "engine must be one of inline, ray; got null",
+    "engine=": "engine must be one of inline, ray; got nothing",
+    "engine={a:1}": "engine must be one of inline, ray; got {a:1}",
     "device=gpu": "device must be one of auto, cpu, cuda; got gpu",
     "work.trigger=fast": "work.trigger must be one of fastest, quorum, deadline; got fast",
 }

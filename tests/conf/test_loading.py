@@ -11,8 +11,7 @@ import pytest
 import conf
 from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, recompose, to_yaml
 from conf.groups import ALDSGD, Matcha, NonBlocking, Pattern
-from conf.overrides import ROOT
-from conf.schema import CHOICES
+from conf.schema import CHOICES, ROOT
 
 NEEDED = {
     "partitioner=file": ["partitioner.path=x"],

@@ -1,6 +1,5 @@
-from conf.overrides import ROOT
 from conf.reference import markdown
-from conf.schema import CHOICES, entries
+from conf.schema import CHOICES, ROOT, entries
 
 
 def test_page_is_up_to_date() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks import TASKS, Shape
+from tasks import REGISTRY, Shape
 
 Arrays = dict[str, NDArray[Any]]
 OWN_IMAGES = Shape((3, 12, 16), 3)
@@ -47,6 +47,6 @@ def task_root(write: Callable[..., Path]) -> Callable[[str], Path]:
     """Return a function that writes tiny data for a task and returns its root."""
 
     def make(name: str) -> Path:
-        return write(tiny_arrays(TASKS[name].shape or OWN_IMAGES), name)
+        return write(tiny_arrays(REGISTRY[name].shape or OWN_IMAGES), name)
 
     return make

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from tasks import MODELS, TASKS, DataNotFound, Task, load
+from tasks import MODELS, REGISTRY, DataNotFound, Task, load
 
-NAMES = list(TASKS)
+NAMES = list(REGISTRY)
 
 
 @pytest.fixture(params=NAMES)
