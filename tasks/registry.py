@@ -19,14 +19,17 @@ class Row(NamedTuple):
         `read(root, download) -> Task` with all samples.
     shape : Shape or None
         Required shape of the data; None if any shape is allowed.
+    on_disk : bool
+        Whether the data is read from `root`.
     """
 
     read: Callable[[Path, bool], Task]
     shape: Shape | None
+    on_disk: bool = True
 
 
 REGISTRY: dict[str, Row] = {
-    "digits": Row(digits.read, Shape((1, 8, 8), 10)),
+    "digits": Row(digits.read, Shape((1, 8, 8), 10), on_disk=False),
     "fashion_mnist": Row(fashion_mnist.read, Shape((1, 28, 28), 10)),
     "cifar10": Row(cifar10.read, Shape((3, 32, 32), 10)),
     "cifar100": Row(cifar100.read, Shape((3, 32, 32), 100)),

@@ -91,7 +91,7 @@ def test_limits_are_balanced_and_nested(name: str, task_root: Callable[[str], Pa
     assert torch.equal(task.train.scaling.mean, load(name, root).train.scaling.mean)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in NAMES if REGISTRY[name].on_disk])
 def test_missing_data_names_the_key_and_the_path(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match=r"task\.root") as caught:
         load(name, tmp_path / "nowhere.npz")
@@ -100,7 +100,7 @@ def test_missing_data_names_the_key_and_the_path(name: str, tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("digits", "npz")])
+@pytest.mark.parametrize("name", [name for name in NAMES if REGISTRY[name].on_disk and REGISTRY[name].shape])
 def test_data_of_another_shape_is_refused(
     name: str, write: Callable[..., Path], task_root: Callable[[str], Path]
 ) -> None:

@@ -1,0 +1,109 @@
+"""The wheel in an environment of its own, beside a user's modules of the same names as the checkout's folders."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.repository import ROOT, copy_repository, repository_files
+
+EXTENDED = ("clients", "partitioners", "strategies", "tasks")
+# What a user may have lying beside the script that imports echelon.
+MINE = {
+    "strategies.py": "MINE = 1",
+    "algorithms.py": "MINE = 1",
+    "tasks.py": "MINE = 1",
+    "clients/__init__.py": "MINE = 1",
+    "conf/__init__.py": "MINE = 1",
+    "conf/config.yaml": "mine: 1",
+}
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A wheel and a folder from which it can be imported without the checkout."""
+
+    wheel: Path
+    site: Path
+    user: Path
+
+    def run(self, program: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program in the user's folder; dependencies come from this environment, echelon from the wheel."""
+        path = os.pathsep.join([str(self.site), sysconfig.get_paths()["purelib"]])
+        environment = {**os.environ, "PYTHONPATH": path}
+        # -S: the .pth file of the editable installation must not serve what the wheel lacks.
+        command = [sys.executable, "-S", "-c", program]
+        return subprocess.run(
+            command, cwd=self.user, env=environment, capture_output=True, text=True, check=False, timeout=200
+        )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    source = tmp_path_factory.mktemp("source")
+    copy_repository(source)
+    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(source / "dist")], cwd=source, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (source / "dist").glob("*.whl")
+    site, user = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("user")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    for name, content in MINE.items():
+        (user / name).parent.mkdir(exist_ok=True)
+        (user / name).write_text(content + "\n")
+    return Installed(wheel, site, user)
+
+
+def test_holds_the_library_under_one_name_and_nothing_else(installed: Installed) -> None:
+    files = [str(path) for path in repository_files()]
+    expected = {name for name in files if re.match(r"echelon/.*\.(py|typed|css|js|html)$", name)}
+    expected |= {f"echelon/{name}" for name in files if re.match(rf"({'|'.join(EXTENDED)})/.*\.py$", name)}
+    names = set(zipfile.ZipFile(installed.wheel).namelist())
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert sorted({name.split("/")[0].split("-")[0] for name in names}) == ["echelon", "flwr_echelon"]
+
+
+def test_a_users_own_modules_stay_theirs(installed: Installed) -> None:
+    program = (
+        "import strategies, algorithms, tasks, clients, conf, echelon\n"
+        "from echelon.strategies import ALDSGD, REGISTRY\n"
+        "from echelon.clients import make_client_app\n"
+        "from echelon.partitioners import SubmodularPartitioner\n"
+        "from echelon.tasks import load\n"
+        "assert all(m.MINE == 1 for m in (strategies, algorithms, tasks, clients, conf))\n"
+        "print(echelon.__file__, REGISTRY['al_dsgd'] is ALDSGD, len(load('digits').train))"
+    )
+    done = installed.run(program)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(installed.site / "echelon" / "__init__.py"), "True", "1442"]
+
+
+def test_every_module_can_be_imported(installed: Installed) -> None:
+    program = (
+        "import importlib, pkgutil, echelon\n"
+        "names = [m.name for m in pkgutil.walk_packages(echelon.__path__, 'echelon.')]\n"
+        "optional = ('flwr_datasets_adapter', '__main__')\n"
+        "for name in names:\n"
+        "    if not name.endswith(optional): importlib.import_module(name)\n"
+        "print(len(names))"
+    )
+    done = installed.run(program)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_examples_of_the_readme_run(installed: Installed, number: int) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    done = installed.run(blocks[number])
+    assert done.returncode == 0, done.stderr
+    assert ("train_loss", "[225, 224, 449, 899]")[number] in done.stdout
