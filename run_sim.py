@@ -22,8 +22,7 @@ from app.checks import check
 from conf import Config, ConfigError, cli, groups
 from echelon.engines import ray
 from echelon.engines.inline import InlineGrid
-from echelon.reports import capture as noise
-from echelon.reports import progress
+from echelon.reports import capture, progress
 from echelon.reports.run_folder import RunFolder, RunFolderError
 from echelon.server import checkpoint
 from echelon.server.checkpoint import CheckpointError
@@ -42,12 +41,12 @@ def run(config: Config) -> int:
         raise ConfigError(str(error)) from error
     stop = Event()
     status = 0
-    with noise.to_log(folder.log) as console:
+    with capture.to_log(folder.log) as console:
         try:
             with _stopped_by_signals(stop), progress.make(config.progress, console) as view:
                 _simulate(config, folder, view, stop)
         except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
-            stop.set()  # where the engine has failed, the ServerApp still waits for its workers
+            stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
             status = _fail(console, f"error: {error} (details in {folder.log})", 1)
         except (RunStoppedError, KeyboardInterrupt):
             status = _fail(console, f"interrupted; {_resume_hint(path)}", INTERRUPTED)
@@ -66,7 +65,7 @@ def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: 
 
 @contextmanager
 def _stopped_by_signals(stop: Event) -> Iterator[None]:
-    """Let the first Ctrl-C (or SIGTERM) end the run in order, with its processes; a second one breaks it off."""
+    """End the run with its processes on the first Ctrl-C (or SIGTERM); abort it on the second."""
 
     def handle(number: int, frame: object) -> None:
         if stop.is_set():
@@ -83,8 +82,8 @@ def _stopped_by_signals(stop: Event) -> Iterator[None]:
 
 def _resume_hint(path: Path) -> str:
     if checkpoint.exists(path / "checkpoint"):
-        return f"to go on: python run_sim.py resume={path}"
-    return "there is no checkpoint to go on from"
+        return f"to continue: python run_sim.py resume={path}"
+    return "there is no checkpoint to continue from"
 
 
 def _fail(console: Console, line: str, status: int) -> int:

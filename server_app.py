@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def _check_resumed(config: Config) -> None:
-    """Check that a run that goes on is given as it was: the workers know of it what the overrides say, and no more.
+    """Check that a resumed run has its saved configuration: the workers know only the overrides of this command.
 
     Raises
     ------
@@ -87,12 +87,12 @@ def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> 
 
 
 def open_folder(config: Config, path: Path) -> RunFolder:
-    """Make the run's folder, or open the one to go on in.
+    """Create the run folder, or open that of the resumed run.
 
     Raises
     ------
     ConfigError
-        If the run to go on with has more rounds than are asked for.
+        If the run to resume has finished more rounds than requested.
     """
     if config.resume is None:
         return RunFolder.create(path, to_yaml(config))

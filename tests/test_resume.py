@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on from its last checkpoint and ends with the bits of an unbroken one."""
+"""A run that is killed at any moment continues from its last checkpoint and ends with the bits of an unbroken one."""
 
 import json
 import sys

@@ -188,7 +188,7 @@ def test_an_interrupted_run_can_go_on(number: signal.Signals, tmp_path: Path) ->
     process.send_signal(number)
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
-    assert said.splitlines() == [f"interrupted; to go on: python run_sim.py resume={folder}", str(folder)]
+    assert said.splitlines() == [f"interrupted; to continue: python run_sim.py resume={folder}", str(folder)]
     reached = len([json.loads(line) for line in metrics.read_text().splitlines()])
     assert not family.alive()
     assert cli.main(run_sim.run, [f"resume={folder}", f"rounds={reached + 1}", "progress=none"]) == 0

@@ -50,7 +50,7 @@ class WorkPolicy(Protocol):
 
 @dataclass(frozen=True)
 class FullBatch:
-    """Blocking work: everybody finishes ``local_steps`` batches of ``batch_size`` samples and waits for the slowest.
+    """Blocking work: every worker finishes ``local_steps`` batches of ``batch_size`` samples; all wait for the slowest.
 
     Parameters
     ----------
@@ -75,11 +75,11 @@ class FullBatch:
         _check_sizes(self.local_steps, self.batch_size, self.minibatch_size, self.ema)
 
     def target_samples(self, batch_sizes: Ints, left_in_batch: Ints) -> Ints:
-        """Return F batches for everybody."""
+        """Return F batches for every worker."""
         return self.local_steps * batch_sizes
 
     def budget(self, seconds_per_minibatch: Floats, target_samples: Ints) -> float:
-        """Return infinity: everybody finishes."""
+        """Return infinity: every worker finishes."""
         return float("inf")
 
     def factors(self, samples: Ints, full_samples: Ints, expected: Floats) -> Floats:
@@ -107,7 +107,7 @@ class NonBlocking:
         Mini-batches that even the slowest worker finishes; 0 may starve it.
     target : {"full", "rest"}
         ``full``: each round aims at a whole batch. ``rest``: a worker first finishes the rest of its old one, as in
-        the first project report; a leftover of one mini-batch then ends the round for everybody.
+        the authors' project report of 2022; a leftover of one mini-batch then ends the round for all workers.
     """
 
     local_steps: int = 1

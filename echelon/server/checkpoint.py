@@ -54,7 +54,7 @@ def save(state: ServerState, folder: Path, keep: int = 3) -> Path:
 
 
 def load(folder: Path) -> ServerState:
-    """Return the newest state in a folder whose content is what its name says; damaged ones are passed over.
+    """Return the newest state in a folder whose content matches the hash in its name; damaged files are skipped.
 
     Raises
     ------
@@ -66,17 +66,17 @@ def load(folder: Path) -> ServerState:
         if path.name.split("-")[-1] == f"{hashlib.sha256(content).hexdigest()[:16]}.npz":
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 return _state(dict(arrays))
-        log(WARNING, "%s is damaged and passed over", path)
+        log(WARNING, "%s is damaged and is skipped", path)
     raise CheckpointError(f"resume: no checkpoint in {folder}; run with checkpoint_every above 0 to write some")
 
 
 def exists(folder: Path) -> bool:
-    """Say whether a folder holds a checkpoint, as far as the names of its files tell."""
+    """Return whether a folder holds a checkpoint, judged by the names of its files."""
     return bool(_checkpoints(folder))
 
 
 class Saver:
-    """Callback for ``on_round`` that saves the state each so many rounds, after the last, and when the run is stopped.
+    """Callback for ``on_round`` that saves the state every n rounds, after the last one, and when the run is stopped.
 
     Parameters
     ----------

@@ -1,8 +1,9 @@
 """One round of messages: push to every worker, poll for replies, stop at the deadline.
 
-Flower's ``send_and_receive`` sleeps 0.1 s (simulation) to 3 s (deployment) between polls and waits for everybody; this
-loop does neither. There is no way to cancel a message, so a late reply is taken from the grid in a later round. A reply
-that Flower cannot read is an error up to Flower 1.42 and does not arrive at all from 1.43 on; the deadline covers both.
+Flower's ``send_and_receive`` sleeps 0.1 s (simulation) to 3 s (deployment) between polls and waits for every reply;
+this loop does neither. There is no way to cancel a message, so a late reply is taken from the grid in a later round. A
+reply that Flower cannot read is an error up to Flower 1.42 and does not arrive at all from 1.43 on; the deadline covers
+both.
 """
 
 import time
@@ -91,8 +92,8 @@ class Exchange:
         complete : callable, optional
             Called after every poll, when its replies have been processed; True ends the exchange.
         patience : float
-            Real time to wait, beyond ``seconds`` if need be, for the first reply: when everybody is slower than
-            expected there is nobody to go on without.
+            Real time to wait, beyond ``seconds`` if need be, for the first reply, if all workers are slower
+            than expected.
 
         Yields
         ------

@@ -54,7 +54,7 @@ class ServerState:
 
     @classmethod
     def initial(cls, row: NDArray[np.float32], num_workers: int, num_momentum: int) -> "ServerState":
-        """Return the state before the first round: everybody starts from ``row``."""
+        """Return the state before the first round: every worker starts from ``row``."""
         return cls(
             rows=np.tile(row, (num_workers, 1)),
             momentum=np.zeros((num_workers, num_momentum), dtype=np.float32) if num_momentum else None,

@@ -53,7 +53,7 @@ class Received:
     def failure(self, server_round: int) -> str:
         """Return why a round has failed in which no worker returned a usable model."""
         reasons = "; ".join(f"worker {rank}: {reason}" for rank, reason in sorted(self.rejections.items()))
-        return f"round {server_round}: no worker returned a usable model ({reasons or 'nobody answered in time'})"
+        return f"round {server_round}: no worker returned a usable model ({reasons or 'no worker replied in time'})"
 
 
 class ReplyProcessor:

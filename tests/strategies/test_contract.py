@@ -152,7 +152,7 @@ class TestReproducible:
         assert bits(tiny.run(make, on=grid).strategy.state) == bits(first.strategy.state)
 
     def test_workers_have_no_memory(self, make: Factory) -> None:
-        """A worker process that starts anew in every round changes nothing: all state is the server's."""
+        """A worker process that restarts in every round changes nothing: all state is the server's."""
         runs = [
             tiny.run(make, 4, devices=UNEQUAL, sgd=MOMENTUM, model=tiny.batch_norm, on_round=on_round)
             for on_round in ([], [lambda record, state: clients.app._workers.clear()])
@@ -217,7 +217,7 @@ class TestAbsentWorkers:
                 assert record["minibatches"][1] is None
                 assert all(1 not in edge for edge in record["edges"])
 
-    def test_everybody_is_away_for_a_while(self, make: Factory) -> None:
+    def test_all_workers_is_away_for_a_while(self, make: Factory) -> None:
         """The run's time goes on to the moment at which the first one is back."""
         off = Device(10.0, on_intervals=((0.0, 1.0), (50.0, float("inf"))))
         run = tiny.run(make, 8, devices=Fleet((off,)))

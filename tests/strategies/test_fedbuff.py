@@ -348,10 +348,10 @@ class TestWallClock:
         _, records, _ = run(script, 5, 2, grid=scripted.SlowGrid(script, (0, 10**9)), wall_clock=True)
         assert all(record["present"] == [0] for record in records)
 
-    def test_nobody_answers(self) -> None:
+    def test_no_worker_answers(self) -> None:
         script = Script((2.0, 4.0))
         strategy = FedBuff(1, work=WORK, wall_clock=True)
-        with pytest.raises(AllWorkersFailedError, match="nobody answered in time"):
+        with pytest.raises(AllWorkersFailedError, match="no worker replied in time"):
             strategy.start(scripted.SlowGrid(script, (10**9, 10**9)), scripted.model(), 1, timeout=0.05)
 
     def test_failures(self) -> None:

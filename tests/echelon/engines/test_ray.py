@@ -124,7 +124,7 @@ def test_interrupt_leaves_a_readable_folder_and_no_process(tmp_path: Path, famil
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
     error, path = said.splitlines()
-    assert error == f"interrupted; to go on: python run_sim.py resume={folder}"
+    assert error == f"interrupted; to continue: python run_sim.py resume={folder}"
     assert path == str(folder)
     assert [record["round"] for record in records(folder)] == list(range(1, len(records(folder)) + 1))
     wait_for(lambda: not family.alive(), 30)

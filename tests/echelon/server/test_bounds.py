@@ -1,4 +1,4 @@
-"""What one worker's account of itself cannot do: carry its update beyond the limit, or make everybody's budget."""
+"""What one worker's report about itself cannot do: push its update past the limit, or set the budget of all workers."""
 
 from typing import Any
 

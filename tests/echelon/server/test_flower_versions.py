@@ -91,7 +91,7 @@ def second_task_of_worker_one(message: Message) -> bool:
 
 
 @pytest.mark.parametrize("grid", [FakeGrid, AnnouncedGrid])
-@pytest.mark.parametrize("name", ["al_dsgd", "fedbuff"])  # one that waits for everybody, one that waits for nobody
+@pytest.mark.parametrize("name", ["al_dsgd", "fedbuff"])  # one that waits for all, one that waits for nobody
 def test_a_run_is_the_same_over_every_signature(name: str, grid: Callable[[], Grid]) -> None:
     known = tiny.run(STRATEGIES[name], on=InlineGrid(tiny.app(devices=UNEQUAL), 4))
     run = tiny.run(STRATEGIES[name], on=grid())
@@ -109,7 +109,7 @@ class TestUnreadableReplies:
 
     def test_of_everybody(self) -> None:
         grid = AnnouncedGrid(lambda message: message.metadata.message_type == MessageType.TRAIN)
-        with pytest.raises(AllWorkersFailedError, match="nobody answered in time"):
+        with pytest.raises(AllWorkersFailedError, match="no worker replied in time"):
             tiny.run(RING, 2, on=grid, start=SHORT)
 
     def test_in_the_handshake(self) -> None:
@@ -144,7 +144,7 @@ class TestInlineGrid:
         assert [reply.metadata.reply_to_message_id for reply in pull(grid, [first, second])] == [first]
         assert list(pull(grid, [first, second])) == []
 
-    def test_nobody_asked(self) -> None:
+    def test_no_worker_asked(self) -> None:
         assert list(tiny.grid(1).pull_messages()) == []
 
 

@@ -179,7 +179,7 @@ class TestFoldedIn:
         assert run.column("rejected") == [0] * 3
 
 
-class TestEverybodyIsSlow:
+class TestAllWorkersAreSlow:
     def test_the_first_reply_is_awaited(self) -> None:
         """Budget and grace are over before anybody has answered: the round takes longer, the run does not end."""
         polls = {"count": 0}
@@ -197,7 +197,7 @@ class TestEverybodyIsSlow:
         run = tiny.run(RING, 2, on=grid, work=work, grace_seconds=0.01, start={"timeout": 30, **NO_EVALUATION})
         assert run.column("present")[0] == [0, 1, 2, 3]
 
-    def test_everybody_is_busy_with_an_earlier_round(self) -> None:
+    def test_all_workers_is_busy_with_an_earlier_round(self) -> None:
         """Three are silent in round 1, the fourth in round 2: round 3 has nobody to ask, and waits for somebody."""
         grid = late(lambda rank, number, kind: kind == "train" and (number == 1) == (rank > 0) and number < 3)
         pull = grid.pull_messages
@@ -215,9 +215,9 @@ class TestEverybodyIsSlow:
         assert run.column("present")[0] == [0]
         assert run.column("present")[-1] == [0, 1, 2, 3]
 
-    def test_nobody_ever_answers(self) -> None:
+    def test_no_worker_ever_answers(self) -> None:
         grid = late(lambda rank, number, kind: kind == "train")
-        with pytest.raises(AllWorkersFailedError, match=r"round 1: .* \(nobody answered in time\)"):
+        with pytest.raises(AllWorkersFailedError, match=r"round 1: .* \(no worker replied in time\)"):
             tiny.run(RING, 2, on=grid, work=WORK, start=SHORT)
 
 

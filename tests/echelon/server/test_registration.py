@@ -62,7 +62,7 @@ def test_a_silent_node_gets_what_is_left_and_its_own_later(enrolled: Any) -> Non
     assert made.roster.node_ids == [200, 300, 100]
 
 
-def test_nobody_takes_the_rank_of_a_node_that_has_answered_and_is_there(enrolled: Any) -> None:
+def test_no_worker_takes_the_rank_of_a_node_that_has_answered_and_is_there(enrolled: Any) -> None:
     """Not a newcomer, and not one that was silent and had been given another rank."""
     made, network = enrolled({100: 0, 200: 1, 300: None})
     made.admit(answer(300, 0))

@@ -1,4 +1,4 @@
-"""Replies that must not enter the model: every strategy rejects and counts them, and the run goes on."""
+"""Replies that must not enter the model: every strategy rejects and counts them, and the run continues."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
