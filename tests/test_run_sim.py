@@ -28,7 +28,7 @@ QUICK = ["engine=inline", "progress=none", "rounds=2", "eval_every=1", "checkpoi
     [
         ("stratgy=matcha", "unknown key stratgy; did you mean strategy?"),
         ("rounds=many", "rounds must be an integer; got many"),
-        ("strategy=gossip", "strategy must be one of all_reduce, d_psgd, matcha, al_dsgd"),
+        ("strategy=gossip", "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff"),
         ("strategy.c1=7.0", "strategy.c1 must lie in [0, 1); got 7.0"),
         ("task=fashion_mnist task.root=nowhere", "task.root"),
         (
@@ -61,14 +61,14 @@ class TestDataIsCheckedFirst:
         with pytest.raises(ConfigError, match=message):
             check(compose(["topology=ring", f"run_dir={folder / 'run'}", *overrides]))
 
-    def test_a_plan_for_other_data(self, plan: Path) -> None:
-        chosen = ("partitioner=file", f"partitioner.path={plan}")
-        self.refuses(plan.parent, "was made for 40 other samples; there are 1442 now", *chosen)
+    def test_a_partition_for_other_data(self, partition: Path) -> None:
+        chosen = ("partitioner=file", f"partitioner.path={partition}")
+        self.refuses(partition.parent, "was made for 40 other samples; there are 1442 now", *chosen)
 
-    def test_a_plan_for_other_workers(self, plan: Path, tmp_path: Path) -> None:
+    def test_a_partition_for_other_workers(self, partition: Path, tmp_path: Path) -> None:
         labels = load("digits").train.y.numpy()
         storage.save(tmp_path, np.array_split(np.arange(len(labels)), 4), labels, [1.0] * 4)
-        chosen = ("partitioner=file", f"partitioner.path={plan}")
+        chosen = ("partitioner=file", f"partitioner.path={partition}")
         self.refuses(tmp_path, "was made for 4 workers; there are 8 now", *chosen)
         check(compose(["topology=ring", "workers=4", *chosen]))
 

@@ -19,7 +19,7 @@ CLIPPING_NORM = 0.01
 
 @pytest.mark.parametrize("mod", [secagg_mod, secaggplus_mod])
 def test_secure_aggregation_is_refused(mod: Mod) -> None:
-    with pytest.raises(ValueError, match="mods must leave a worker's model readable"):
+    with pytest.raises(ValueError, match="mods must leave each worker's model readable"):
         tiny.app(mods=[mod])
 
 
