@@ -4,6 +4,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +28,17 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
+@contextmanager
+def loopback(*arguments: Path) -> Iterator[Loopback]:
+    """Run a deployment; a failed test shows what the run said."""
+    with Loopback(*arguments) as deployment:
+        try:
+            yield deployment
+        except BaseException:
+            print(deployment.log("run"))
+            raise
+
+
 def start(deployment: Loopback, *names: str) -> None:
     for name in names:
         rank = NODES.index(name)
@@ -47,7 +59,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None:
     """An exception, NaN, a wrong shape, a hanging worker (``faulty_client.py``); trainers exit with their nodes."""
     out = folder / "rounds.jsonl"
-    with Loopback(folder, Path(__file__).parent / "faulty") as deployment:
+    with loopback(folder, Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
         start(deployment, *NODES)
         deployment.run(out=str(out))
@@ -71,7 +83,7 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
         *("workers=3", "strategy=d_psgd", "topology=ring", "partitioner=iid", "checkpoint_every=1", "work.grace=10"),
         *("eval_every=100", "batch_size=256"),
     ]
-    with Loopback(folder) as deployment:
+    with loopback(folder) as deployment:
         deployment.register(*NODES)
         make_node_key(folder / "stranger")
         stranger = deployment.start_node("stranger", "rank=0 num-partitions=3")
