@@ -13,10 +13,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import HttpGrid
 
-from app import strategy as assembled
 from app.checks import check
 from app.evaluation import Evaluation
 from app.partition import held_out, make_partition
+from app.strategy import build as build_strategy
 from app.task import build_model, load_task
 from conf import (
     Config,
@@ -131,7 +131,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     if config.resume is not None:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
-    strategy = assembled.build(config, options, wall_clock=wall_clock)
+    strategy = build_strategy(config, options, wall_clock=wall_clock)
     view.start(config.rounds, config.workers)
     trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
     train_config = {"wall_clock": wall_clock, **trainer}

@@ -15,9 +15,9 @@ import torch
 
 import tasks
 from app import strategy
-from app.features import check_features
+from app.features import check_model_path
 from app.fleet import make_fleet
-from app.partition import build_partitioner, capability_ratios, held_out, is_local
+from app.partition import build_partitioner, capability_ratios, is_local, to_partition
 from app.task import load_task
 from conf import Config, ConfigError
 from echelon.algorithms.seeds import rng
@@ -45,7 +45,7 @@ def check(config: Config, *, deployed: bool = False) -> None:
     if config.device == "cuda" and not deployed and not torch.cuda.is_available():
         raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
     _check_strategy(config)
-    check_features(config)
+    check_model_path(config)
     with _in_one_line("fleet.path"):
         make_fleet(config)
     if isinstance(config.partitioner.ratios, list):
@@ -79,7 +79,7 @@ def _check_strategy(config: Config) -> None:
 
 def _check_partitioner(config: Config, task: Task) -> None:
     """Build the partitioner; compare a saved partition with the data, unless a resumed run keeps its own."""
-    pool = np.setdiff1d(np.arange(len(task.train)), held_out(config, len(task.train)))
+    pool = to_partition(config, len(task.train))
     with _in_one_line("partitioner.path"):
         partitioner = build_partitioner(config, task, pool)
         if isinstance(partitioner, FilePartitioner) and config.resume is None:

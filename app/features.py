@@ -38,13 +38,13 @@ def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
         return raw
     if kind == "pca":
         return features.pca(raw, chosen["components"], rng(config.seed, "features"))
-    check_features(config)
+    check_model_path(config)
     model = _trained_model(config, str(chosen["model_path"]))
     chunks = torch.split(torch.arange(len(task.train)), _CHUNK)
     return np.concatenate([features.penultimate(model, task.train.batch(chunk)[0]) for chunk in chunks])
 
 
-def check_features(config: Config) -> None:
+def check_model_path(config: Config) -> None:
     """Raise ConfigError if ``features=model`` names no run whose model to use."""
     chosen = vars(config.partitioner)
     if chosen.get("features") == "model" and not chosen["model_path"]:

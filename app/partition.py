@@ -1,8 +1,6 @@
 """The partition of a run: which samples each worker trains on."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 from app.features import KEYS as FEATURE_KEYS
 from app.features import compared_features
 from app.fleet import make_fleet
+from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms.seeds import rng
 from echelon.reports.figures import style
@@ -37,6 +36,11 @@ def held_out(config: Config, num_samples: int) -> Indices:
     return drawn
 
 
+def to_partition(config: Config, num_samples: int) -> Indices:
+    """Return the training samples that the workers share, shape (n,)."""
+    return np.setdiff1d(np.arange(num_samples), held_out(config, num_samples))
+
+
 def make_partition(config: Config, task: Task, folder: Path, view: Progress, roster: Roster) -> Partition:
     """Partition the training samples among the registered workers; write ``partition.npz`` and ``partition.json``.
 
@@ -51,7 +55,7 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
     batch_ratios = ratios if config.proportional_batches else None
     if is_local(config):
         return Partition(None, batch_ratios)
-    pool = np.setdiff1d(np.arange(len(task.train)), held_out(config, len(task.train)))
+    pool = to_partition(config, len(task.train))
     labels = task.train.y.numpy()[pool]
     earlier = folder / "partition.npz"
     if config.resume is not None and earlier.exists():
@@ -128,14 +132,11 @@ def build_partitioner(config: Config, task: Task, pool: Indices, progress: Advan
     """
     chosen = config.partitioner
     cls = REGISTRY[chosen.name]
-    shared = {field.name for field in fields(groups.Partitioner)}
-    keys: dict[str, Any] = {key: value for key, value in vars(chosen).items() if key not in shared | FEATURE_KEYS}
-    extras: dict[str, Callable[[], Any]] = {
+    offered: dict[str, Callable[[], Any]] = {
         "groups": lambda: _groups(chosen.name, task, pool),
         "progress": lambda: progress or False,
     }
-    taken = inspect.signature(cls).parameters
-    return cls(**keys, **{name: value() for name, value in extras.items() if name in taken})
+    return cls(**keywords(cls, chosen, groups.Partitioner, offered, leave_out=FEATURE_KEYS))
 
 
 def _groups(name: str, task: Task, pool: Indices) -> NDArray[np.int64]:

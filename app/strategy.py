@@ -1,10 +1,9 @@
 """The strategy that a configuration asks for."""
 
-import inspect
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
+from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms import topology
 from echelon.engines.ray import default_window
@@ -32,15 +31,12 @@ def build(
     """
     chosen = config.strategy
     make: Callable[..., FlowerStrategy] = REGISTRY[chosen.name]
-    shared = {field.name for field in fields(groups.Strategy)}
-    keys: dict[str, Any] = {name: value for name, value in vars(chosen).items() if name not in shared}
     offered: dict[str, Callable[[], Any]] = {
         "topology": lambda: _schedule(config),
         "allow_disconnected": lambda: config.topology.schedule == "legacy_alternating",
         "wall_clock": lambda: wall_clock,
     }
-    parameters = inspect.signature(make).parameters
-    keys |= {name: value() for name, value in offered.items() if name in parameters}
+    keys = keywords(make, chosen, groups.Strategy, offered)
     return make(**keys, **{**_common(config, wall_clock), **options})
 
 

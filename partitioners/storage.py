@@ -83,7 +83,7 @@ def load(path: Path, labels: npt.ArrayLike) -> list[IntArray]:
     if len(indices) != len(validated) or checksum != _checksum(validated):
         raise ValueError(
             f"partitioner.path {path} was made for {len(indices)} other samples; there are {len(validated)} now: make "
-            "the plan again, or run with the task, root and seed it was made for"
+            "the partition again, or run with the task, root and seed it was made for"
         )
     if not np.array_equal(np.sort(indices), np.arange(len(validated))) or sizes.sum() != len(validated):
         raise ValueError(f"partitioner.path {path} is damaged: its parts do not hold every sample exactly once")

@@ -120,13 +120,9 @@ class ALDSGD(Gossip):
         weights = self._weights_at(numbers.round)
         if self.force == "in_step":
             weights |= {"p1": 0.0, "p2": 0.0}
+        assert isinstance(plain.matrix, np.ndarray)
         matrix = leader.operator(
-            self.rule.at(numbers.round - 1)[0],
-            plain.graph,
-            numbers.losses,
-            **weights,
-            present=numbers.present,
-            degree_graph=degree_graph,
+            plain.matrix, plain.graph, numbers.losses, **weights, present=numbers.present, degree_graph=degree_graph
         )
         return replace(plain, matrix=matrix, leaders=leaders)
 

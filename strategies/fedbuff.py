@@ -18,7 +18,7 @@ from echelon.protocol.messages import num_bytes
 from echelon.server import metrics
 from echelon.server.buffer import Buffer, Update
 from echelon.server.in_flight import Event, Tasks, TimeAccount
-from echelon.server.instructions import RoundInstructions, train_message
+from echelon.server.instructions import RoundInstructions
 from echelon.server.options import Options
 from echelon.server.replies import Reply
 from echelon.server.session import Session
@@ -87,7 +87,6 @@ class FedBuff(FlowerStrategy):
         ``grace_seconds`` have no meaning.
     """
 
-    needs_server = True
     _schedule: _Schedule
     _step: _Step
 
@@ -167,7 +166,7 @@ class FedBuff(FlowerStrategy):
         record = self._advance()
         if record is None:
             return None, None
-        return self.consensus(), MetricRecord({name: record[name] for name in ("train_loss", "consensus_distance")})
+        return self._round_result(record)
 
     def _instructions(self) -> RoundInstructions:
         session = self.session
@@ -189,10 +188,8 @@ class FedBuff(FlowerStrategy):
         state = tasks.state_at(rank, session.state)
         round_instructions = tasks.instructions_at(rank, self._schedule.instructions)
         instructions = round_instructions.instructions(rank, self.seed, self.work, self.sgd, state)
-        record = replace(instructions, server_round=int(tasks.numbers[rank])).to_config()
-        record.update(config)
-        node_id = session.roster.node_ids[rank]
-        message = train_message(node_id, rank, record, state, session.layout, session.partition, {})
+        instructions = replace(instructions, server_round=int(tasks.numbers[rank]))
+        message = self._message(rank, instructions, state, config, {})
         self._schedule.message_bytes[rank] = num_bytes(message.content)
         return message
 

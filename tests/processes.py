@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.repository import ROOT
+
 _MARK = "ECHELON_TEST"
 
 
@@ -73,5 +74,5 @@ def wait_for(what: Callable[[], Any], seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not what():
         if time.monotonic() > end:
-            raise TimeoutError(f"waited {seconds:g} s in vain")
+            raise TimeoutError(f"waited {seconds:g} s; the condition does not hold")
         time.sleep(0.1)

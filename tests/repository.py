@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXTENDED = ("clients", "partitioners", "strategies", "tasks")  # folders that the wheel maps into the package
 
 
 def repository_files() -> list[Path]:

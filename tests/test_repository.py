@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.repository import EXTENDED, ROOT
+
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-EXTENDED = ("clients", "partitioners", "strategies", "tasks")
 
 
 def _names(requirements: list[str]) -> set[str]:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.repository import ROOT, copy_repository, repository_files
+from tests.repository import EXTENDED, ROOT, copy_repository, repository_files
 
-EXTENDED = ("clients", "partitioners", "strategies", "tasks")
 # What a user may have lying beside the script that imports echelon.
 MINE = {
     "strategies.py": "MINE = 1",

@@ -67,7 +67,7 @@ def fleet(*speeds: float, jitter: Jitter | None = None, **options: Any) -> Fleet
 
 
 def app(model: Model = linear, samples: int = 96, devices: Fleet | None = None, **options: Any) -> ClientApp:
-    """A ClientApp whose workers reach the same pool of samples; a plan divides it."""
+    """A ClientApp whose workers reach the same pool of samples; a partition divides it."""
     pool = data(samples)
     return make_client_app(lambda rank, num_workers: pool, model, device="cpu", fleet=devices or fleet(1.0), **options)
 

@@ -17,8 +17,7 @@ import client_app
 import server_app
 from conf import Config, compose
 from echelon.engines.inline import InlineGrid
-from echelon.reports import capture as noise
-from echelon.reports import progress
+from echelon.reports import capture, progress
 from echelon.reports.run_folder import RunFolder
 
 Runs = dict[str, list[RunFolder]]
@@ -70,7 +69,7 @@ def _run(config: Config) -> str:
         return f"{path} (was there)"
     shutil.rmtree(path, ignore_errors=True)
     folder = server_app.open_folder(replace(config, checkpoint_every=0), path)
-    with noise.to_log(folder.log), warnings.catch_warnings():
+    with capture.to_log(folder.log), warnings.catch_warnings():
         grid = InlineGrid(client_app.make_app(config), config.workers)
         server_app.run(replace(config, checkpoint_every=0), grid, folder, progress.make("none"))
     return str(path)

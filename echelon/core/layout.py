@@ -40,6 +40,8 @@ class Layout:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from echelon.core.layout import Layout
     >>> layout = Layout({"running_mean": np.zeros(2, np.float32), "weight": np.ones((1, 2), np.float32)})
     >>> layout.pack({"running_mean": np.zeros(2, np.float32), "weight": np.ones((1, 2), np.float32)})
     array([1., 1., 0., 0.], dtype=float32)
@@ -63,6 +65,11 @@ class Layout:
         self.size = start
         self.num_parameters = sum(math.prod(self._values[name].shape) for name in self._parameters)
         self.num_bytes = sum(value.nbytes for value in self._values.values())
+
+    @property
+    def mixed(self) -> slice:
+        """Columns of a row that are mixed."""
+        return slice(self.num_parameters)
 
     def pack(self, values: Values) -> Row:
         """Return a model as a row, shape (size,).

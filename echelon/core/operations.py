@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echelon.algorithms import mixing as algorithms
+from echelon.core.layout import Row
 from echelon.core.mixing import Matrix, Mean
 from echelon.core.strategy import Order
 
-Row = NDArray[np.float32]
 Rows = NDArray[np.float32]
 
 

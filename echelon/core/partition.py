@@ -20,6 +20,8 @@ class Partition:
 
     Examples
     --------
+    >>> import numpy as np
+    >>> from echelon.core.partition import Partition
     >>> Partition([np.arange(0, 60), np.arange(60, 90)], batch_ratios=np.array([2.0, 1.0])).sizes
     array([60, 30])
     """

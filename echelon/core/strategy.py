@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -71,14 +71,11 @@ class Strategy(ABC):
         The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
     num_workers : int
         N, once :meth:`lay_out` has been called.
-    needs_server : bool
-        Whether the strategy is asynchronous, so that no peer-to-peer host can run it.
     """
 
     order: Order = "adapt_then_combine"
     average_momentum: bool = False
     losses: Losses = "train"
-    needs_server: ClassVar[bool] = False
     num_workers: int
 
     def __init__(self, *, work: WorkPolicy | None = None, sgd: SGD | None = None, seed: int = 0) -> None:

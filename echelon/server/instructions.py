@@ -82,7 +82,7 @@ class RoundInstructions:
 
 @dataclass
 class Round:
-    """A round whose messages have been sent."""
+    """A round that has begun: its instructions, and who gets them."""
 
     instructions: RoundInstructions
     recipients: list[int]

@@ -58,7 +58,7 @@ class Session:
     @property
     def mixed(self) -> slice:
         """Columns of a row that are mixed."""
-        return slice(self.layout.num_parameters)
+        return self.layout.mixed
 
     def free_ranks(self) -> list[int]:
         """Return the ranks whose nodes are connected and have answered every earlier message."""

@@ -22,7 +22,7 @@ from echelon.core import operations
 from echelon.core.layout import Row
 from echelon.core.mixing import Floats, Leaders, Mixing
 from echelon.core.strategy import Strategy
-from echelon.protocol.messages import ANCHOR, num_bytes
+from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
 from echelon.server.evaluation import EvaluateFn, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.instructions import Round, RoundInstructions, train_message
 from echelon.server.metrics import round_record
@@ -152,8 +152,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         """
         if self._round is None:
             raise RuntimeError("aggregate_train must follow configure_train")
-        record = self.finish_round(self._round, replies)
-        return self.consensus(), MetricRecord({name: record[name] for name in ("train_loss", "consensus_distance")})
+        return self._round_result(self.finish_round(self._round, replies))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -285,6 +284,10 @@ class FlowerStrategy(Strategy, FlowerBase):
         """Return the mean of all workers' models."""
         return self.session.layout.arrays(operations.consensus(self.state.rows))
 
+    def _round_result(self, record: Mapping[str, Any]) -> tuple[ArrayRecord, MetricRecord]:
+        """Return what Flower gets of a finished round: the consensus model and the round's metrics."""
+        return self.consensus(), MetricRecord({name: record[name] for name in ("train_loss", "consensus_distance")})
+
     def _begin(self, server_round: int, recipients: list[int]) -> Round:
         session = self.session
         instructions = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients)
@@ -296,12 +299,23 @@ class FlowerStrategy(Strategy, FlowerBase):
         for rank in begun.recipients:
             extra, settings = self.extra_payload(rank, begun.instructions.server_round)
             instructions = begun.instructions.instructions(rank, self.seed, self.work, self.sgd, session.state)
-            record = replace(instructions, **settings).to_config()  # type: ignore[arg-type]
-            record.update(config)
-            node_id = session.roster.node_ids[rank]
-            message = train_message(node_id, rank, record, session.state, session.layout, session.partition, extra)
+            instructions = replace(instructions, **settings)  # type: ignore[arg-type]
+            message = self._message(rank, instructions, session.state, config, extra)
             begun.downlink_bytes += num_bytes(message.content)
             yield message
+
+    def _message(
+        self,
+        rank: int,
+        instructions: TrainInstructions,
+        state: ServerState,
+        config: ConfigRecord,
+        extra: dict[str, ArrayRecord],
+    ) -> Message:
+        session, record = self.session, instructions.to_config()
+        record.update(config)
+        node_id = session.roster.node_ids[rank]
+        return train_message(node_id, rank, record, state, session.layout, session.partition, extra)
 
     def _measured_losses(self, replies: Mapping[int, Reply]) -> Floats:
         """Return the round's losses by rank, shape (N,), as the strategy ranks the workers; NaN where there is none."""

@@ -153,7 +153,7 @@ class ReplyProcessor:
         """Bound a local update, and carry a late one over to its worker's current row."""
         if reply.row is None:
             return
-        mixed = slice(self.layout.num_parameters)
+        mixed = self.layout.mixed
         if self.norm_limit is not None:
             self.norm_limit.apply(reply.row[mixed], (now if older is None else older)[mixed])
             if reply.momentum is not None:

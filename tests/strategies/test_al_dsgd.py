@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echelon.algorithms.mixing import metropolis
-from strategies import ALDSGD, FullBatch, Partition, ServerState
+from strategies import ALDSGD, FullBatch, Options, Partition, ServerState
 from tests.strategies import scripted
 
 CENTRES = (4.0, -2.0, 1.0, 8.0, 0.0)
@@ -76,8 +76,9 @@ def test_the_loss_on_a_shared_batch_decides_when_it_is_the_signal() -> None:
 @pytest.mark.parametrize(("signal", "losses"), [("train_loss", [1.0, 3.0]), ("ema", [1.0, 1.5])])
 def test_the_average_over_rounds_when_it_is_the_signal(signal: Any, losses: list[float]) -> None:
     seen: list[float] = []
-    strategy = ALDSGD(GRAPH, signal=signal, ema=0.25, partition=Partition(), work=BATCH, eval_every=99)
-    strategy._options["on_round"] = [lambda record, state: seen.append(float(state.losses[1]))]
+    options = Options(partition=Partition(), work=BATCH, eval_every=99)
+    options["on_round"] = [lambda record, state: seen.append(float(state.losses[1]))]
+    strategy = ALDSGD(GRAPH, signal=signal, ema=0.25, **options)
     app = scripted.Script(CENTRES, loss=lambda rank, instructions: 2.0 * instructions.server_round - 1.0)
     strategy.start(scripted.grid(app), scripted.model(), 2, evaluate_fn=lambda number, arrays: None)
     assert seen == losses

@@ -17,7 +17,7 @@ from echelon.core.work import WorkPolicy
 from echelon.engines.inline import InlineGrid
 from echelon.protocol.messages import ARRAYS
 from echelon.server import checkpoint
-from strategies import SGD, Partition, ServerState
+from strategies import REGISTRY, SGD, Partition, ServerState
 from tests import tiny
 from tests.grids import ShufflingGrid
 from tests.strategies.table import STRATEGIES, WORK, Factory
@@ -26,6 +26,10 @@ MOMENTUM = SGD(0.1, momentum=0.9, weight_decay=0.01, lr_milestones=(3,))
 UNEQUAL = tiny.fleet(1, 1, 0.5, 0.25, jitter=Jitter("log_normal", scale=0.3))
 
 each_strategy = pytest.mark.parametrize("make", STRATEGIES.values(), ids=list(STRATEGIES))
+
+
+def test_every_registered_strategy_is_under_contract() -> None:
+    assert {type(make()) for make in STRATEGIES.values()} == set(REGISTRY.values())
 
 
 def bits(state: ServerState) -> dict[str, bytes]:

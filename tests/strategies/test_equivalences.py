@@ -116,9 +116,9 @@ class TestFedAvg:
 
     sizes = (40, 30, 20, 6)
 
-    def compare(self, build: tiny.Model, plan: Partition, **options: Any) -> tuple[ArrayRecord, ArrayRecord]:
+    def compare(self, build: tiny.Model, partition: Partition, **options: Any) -> tuple[ArrayRecord, ArrayRecord]:
         grid = tiny.grid(4, build, devices=tiny.fleet(1))
-        ours = AllReduce(partition=plan, sgd=SGD(0.3), **options)
+        ours = AllReduce(partition=partition, sgd=SGD(0.3), **options)
         messages = list(ours.configure_train(1, tiny.arrays(build), ConfigRecord(), grid))
         replies = list(grid.send_and_receive(messages))
         got, metrics = ours.aggregate_train(1, replies)

@@ -231,7 +231,7 @@ class TestLearning:
                 assert value.tobytes() == getattr(resumed, name).tobytes(), name
         assert {k: v.tobytes() for k, v in whole.extras.items()} == {k: v.tobytes() for k, v in resumed.extras.items()}
 
-    def test_a_resumed_run_sends_the_tasks_that_were_under_way(self) -> None:
+    def test_a_resumed_run_sends_the_tasks_in_flight(self) -> None:
         def start(steps: int, state: ServerState | None) -> tuple[ServerState, dict[tuple[int, int], str]]:
             script = Script((2.0, 4.0), seconds=lambda rank, asked: (0.5 + asked.server_round / 8, 3.0)[rank])
             work = NonBlocking(batch_size=8, minibatch_size=4)

@@ -83,9 +83,13 @@ class TestFirstReplies:
 
     def test_partial_work(self) -> None:
         # Everybody stops after the fastest one's second; the dropped worker is the one that reports the most seconds.
-        strategy = OverSelection(0.6, work=NonBlocking(batch_size=10, minibatch_size=5), partition=tiny.partition(3))
         records: list[Any] = []
-        strategy._options["on_round"] = [lambda record, state: records.append(record)]
+        strategy = OverSelection(
+            0.6,
+            work=NonBlocking(batch_size=10, minibatch_size=5),
+            partition=tiny.partition(3),
+            on_round=[lambda record, state: records.append(record)],
+        )
         strategy.start(tiny.grid(3, devices=tiny.fleet(1.0, 0.5, 0.25)), tiny.arrays(), 1)
         assert records[0]["minibatches"] == [2, 1, None]
         assert records[0]["round_seconds"] == pytest.approx(1.0)

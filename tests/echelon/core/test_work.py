@@ -184,8 +184,8 @@ class TestProportionalBatches:
         assert batch_sizes(64, 4, np.array([4.0, 2.0, 1.0, 0.01])).tolist() == [64, 32, 16, 1]
 
     def test_all_workers_finishes_at_the_same_time(self) -> None:
-        plan = Partition(tiny.partition(4).parts, np.array([4.0, 4.0, 2.0, 1.0]))
-        got = tiny.run(AllReduce, 2, work=FullBatch(2, 16, 4), partition=plan)
+        partition = Partition(tiny.partition(4).parts, np.array([4.0, 4.0, 2.0, 1.0]))
+        got = tiny.run(AllReduce, 2, work=FullBatch(2, 16, 4), partition=partition)
         assert got.column("samples") == [[32, 32, 16, 8]] * 2
         assert got.records[0]["idle_share"] == pytest.approx([0.0] * 4)
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.processes import ROOT, Family, wait_for
+from tests.processes import Family, wait_for
+from tests.repository import ROOT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(240)]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from echelon.reports import capture
+from tests.repository import ROOT
 
 
 def test_prints_children_and_loggers_go_to_the_log(tmp_path: Path) -> None:
@@ -76,9 +77,8 @@ def test_a_whole_process_shows_only_its_own_console_and_its_traceback(tmp_path: 
             console.print("shown")
             raise ValueError("the reason")
     """)
-    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", program, str(tmp_path / "run.log")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == "before\nshown\n"
     assert done.stderr.endswith("ValueError: the reason\n")

@@ -12,6 +12,7 @@ from echelon.reports import figures
 from echelon.reports.figures import consensus, curves, graph, partition, timeline
 from echelon.reports.leaders import followers
 from echelon.reports.run_folder import RunFolder
+from tests.repository import ROOT
 
 NAMES = ["accuracy_loss", "timeline", "consensus", "graph", "partition"]
 
@@ -127,4 +128,4 @@ def test_consensus_shows_distance_and_drift(run: RunFolder) -> None:
 
 def test_drawing_touches_no_global_state() -> None:
     program = "import sys, echelon.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[3], check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

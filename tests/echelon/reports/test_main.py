@@ -7,6 +7,7 @@ import pytest
 
 from echelon.reports.__main__ import main
 from echelon.reports.run_folder import RunFolder
+from tests.repository import ROOT
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_bad_input_ends_in_one_line_and_status_2(
 
 def test_a_wrong_command_ends_in_one_line_and_status_2() -> None:
     command = [sys.executable, "-m", "echelon.reports", "frobnicate"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from echelon.reports.run_folder import RunFolder, RunFolderError
+from tests.repository import ROOT
 
 CONFIG = "seed: 1\nstrategy:\n  name: d_psgd\n  c1: 1e-3\n"
 
@@ -69,7 +70,7 @@ def test_a_killed_writer_leaves_whole_records(tmp_path: Path) -> None:
         "f = RunFolder.create(sys.argv[1], 'seed: 1\\n'); r = 0\n"
         "while True: r += 1; f.append_metrics({'round': r, 'virtual_seconds': r, 'minibatches': list(range(500))})"
     )
-    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=Path(__file__).parents[3])
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT)
     metrics = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 30
     while (not metrics.exists() or metrics.stat().st_size < 100_000) and time.monotonic() < deadline:

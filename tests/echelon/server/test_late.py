@@ -275,7 +275,7 @@ class TestNodes:
 
 class TestWindow:
     @pytest.mark.parametrize("window", [1, 2, 3, 10])
-    def test_messages_under_way(self, window: int) -> None:
+    def test_messages_in_flight(self, window: int) -> None:
         grid = LateGrid(tiny.app(devices=tiny.fleet(1)), 6, lambda *message: False)
         whole = tiny.run(AllReduce, 2, 6, work=WORK)
         run = tiny.run(AllReduce, 2, 6, on=grid, work=WORK, window=window, start=NO_EVALUATION)

@@ -24,7 +24,7 @@ def test_secure_aggregation_is_refused(mod: Mod) -> None:
 
 
 class TestLocalDifferentialPrivacy:
-    """The mod wants one array record each way: no plan of the server's and no momentum."""
+    """The mod wants one array record each way: no partition of the server's and no momentum."""
 
     def run(self, make: Any, noise: float, **options: Any) -> tiny.Run:
         mod = LocalDpMod(CLIPPING_NORM, sensitivity=noise, epsilon=1.0, delta=0.1)

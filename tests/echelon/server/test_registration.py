@@ -38,41 +38,41 @@ def answer(node: int, rank: int, **options: Any) -> Any:
 
 
 @pytest.fixture
-def enrolled(monkeypatch: pytest.MonkeyPatch) -> Any:
+def registered(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Registration, "_query", lambda self, node: node)
 
-    def enrol(answers: dict[int, int | None]) -> tuple[Registration, Network]:
+    def register(answers: dict[int, int | None]) -> tuple[Registration, Network]:
         network = Network(answers)
         made = Registration(network, TrainInstructions(), ConfigRecord())  # type: ignore[arg-type]
         made.register(len(answers), 1.0)
         return made, network
 
-    return enrol
+    return register
 
 
-def test_ranks_are_what_nodes_say(enrolled: Any) -> None:
-    assert enrolled({100: 2, 200: 0, 300: 1})[0].roster.node_ids == [200, 300, 100]
+def test_ranks_are_what_nodes_say(registered: Any) -> None:
+    assert registered({100: 2, 200: 0, 300: 1})[0].roster.node_ids == [200, 300, 100]
 
 
-def test_a_silent_node_gets_what_is_left_and_its_own_later(enrolled: Any) -> None:
+def test_a_silent_node_gets_what_is_left_and_its_own_later(registered: Any) -> None:
     """Two were silent, and were given each other's rank."""
-    made, _ = enrolled({100: None, 200: None, 300: 1})
+    made, _ = registered({100: None, 200: None, 300: 1})
     assert made.roster.node_ids == [100, 300, 200]
     made.admit(answer(100, 2))
     assert made.roster.node_ids == [200, 300, 100]
 
 
-def test_no_worker_takes_the_rank_of_a_node_that_has_answered_and_is_there(enrolled: Any) -> None:
+def test_no_worker_takes_the_rank_of_a_node_that_has_answered_and_is_there(registered: Any) -> None:
     """Not a newcomer, and not one that was silent and had been given another rank."""
-    made, network = enrolled({100: 0, 200: 1, 300: None})
+    made, network = registered({100: 0, 200: 1, 300: None})
     made.admit(answer(300, 0))
     network.connected.append(400)
     made.admit(answer(400, 1))
     assert made.roster.node_ids == [100, 200, 300]
 
 
-def test_a_node_that_comes_back_under_another_id_has_its_rank_again(enrolled: Any) -> None:
-    made, network = enrolled({100: 0, 200: 1})
+def test_a_node_that_comes_back_under_another_id_has_its_rank_again(registered: Any) -> None:
+    made, network = registered({100: 0, 200: 1})
     network.connected = [100, 500]
     made.admit(answer(500, 1, packs=True))
     assert made.roster.node_ids == [100, 500]

@@ -6,9 +6,15 @@ import pkgutil
 
 import pytest
 
+import echelon
 import partitioners
 
-NAMES = [info.name for info in pkgutil.walk_packages(partitioners.__path__, "partitioners.")]
+NAMES = [
+    info.name
+    for package in (echelon, partitioners)
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    if not info.name.endswith("__main__")
+]
 
 
 def examples(name: str) -> list[doctest.DocTest]:
