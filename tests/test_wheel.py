@@ -106,3 +106,10 @@ def test_the_examples_of_the_readme_run(installed: Installed, number: int) -> No
     done = installed.run(blocks[number])
     assert done.returncode == 0, done.stderr
     assert ("train_loss", "[225, 224, 449, 899]")[number] in done.stdout
+
+
+@pytest.mark.parametrize("module", ["fedavg_client", "fedavg_server"])
+def test_the_flower_app_of_the_benchmark_can_be_imported(installed: Installed, module: str) -> None:
+    folder = ROOT / "benchmarks" / "flower_fedavg"
+    done = installed.run(f"import sys; sys.path.insert(0, {str(folder)!r}); import {module}; print({module}.app)")
+    assert done.returncode == 0, done.stderr

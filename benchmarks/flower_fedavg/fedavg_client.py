@@ -3,13 +3,12 @@
 import time
 
 import torch
+from echelon.tasks import load
+from echelon.tasks.base import Shape
+from echelon.tasks.models import build_model
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch.nn import functional
-
-from tasks import load
-from tasks.base import Shape
-from tasks.models import build_model
 
 BATCHES, BATCH = 4, 32
 

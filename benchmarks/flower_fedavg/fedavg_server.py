@@ -4,12 +4,11 @@ import json
 import time
 from pathlib import Path
 
+from echelon.tasks.base import Shape
+from echelon.tasks.models import build_model
 from flwr.app import ArrayRecord, ConfigRecord, Context, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-
-from tasks.base import Shape
-from tasks.models import build_model
 
 app = ServerApp()
 
