@@ -20,7 +20,8 @@ order:
 
 ```
 make run ARGS="strategy=matcha strategy.communication_budget=0.3 rounds=50"
-python run_sim.py strategy=matcha rounds=50                     # the same within the environment
+export PATH=$PWD/.venv/bin:$PATH FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1  # for the following
+python run_sim.py strategy=matcha rounds=50                     # the same, without set-up
 python run_sim.py --multirun strategy=d_psgd,matcha seed=0,1,2  # one run per combination, sequentially
 python run_sim.py strategy=matcha --cfg job                     # print the configuration, run nothing
 python run_sim.py strategy=matcha --help                        # explain the keys of these choices
