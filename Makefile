@@ -1,6 +1,8 @@
 # Needs Python 3.11 or newer; everything else goes into .venv. `make` lists the targets.
 PYTHON ?= python3
 ARGS ?=
+# A build of torch for other devices, such as cpu (uv's --torch-backend); it counts when .venv is made.
+TORCH ?=
 
 SHELL := /bin/sh
 BIN := .venv/bin
@@ -39,17 +41,32 @@ format: $(READY)  ## Put the code into its form
 	$(BIN)/ruff format .
 
 requirements: $(READY)  ## Pin the packages anew; ARGS=--upgrade takes the newest
-	$(BIN)/uv pip compile --no-emit-index-url --universal --python-version 3.11 --extra dev pyproject.toml \
+	$(BIN)/uv pip compile --no-emit-index-url --generate-hashes --universal --python-version 3.11 --extra dev pyproject.toml \
 	    -o requirements.txt $(ARGS)
 
 clean:  ## Remove the environment, caches and build products; runs stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
+# Every file is checked against its hash in requirements.txt, also uv itself and what builds a package from source; uv
+# refuses to install the project, which has no hash, in the same step. TORCH takes torch from its own index, whose files
+# are not in requirements.txt: only its version is checked.
+LOCKED := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+    --build-constraints requirements.txt --require-build-hashes
+
 $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.txt uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python -r requirements.txt -e .
+	@sed -n '/^uv==/,/# via/p' requirements.txt > .venv/uv.txt
+	@awk '/^[a-z]/ { torch = /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/ } !torch' requirements.txt > .venv/others.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
+ifeq ($(TORCH),)
+	$(LOCKED) --require-hashes -r requirements.txt
+else
+	$(LOCKED) --require-hashes --no-deps -r .venv/others.txt
+	$(LOCKED) --torch-backend $(TORCH) --constraint .venv/others.txt \
+	    $$(sed -n 's/^\(torch[a-z]*==[^ ]*\).*/\1/p' requirements.txt)
+endif
+	$(LOCKED) --no-deps -e .
 	@touch $(READY)
 
 # Made anew only where there is none that works: an environment of another Python must not be written over.
