@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 import tasks
-from app import strategy
+from app import memory, strategy
 from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, is_local, to_partition
@@ -23,7 +23,7 @@ from conf import Config, ConfigError
 from echelon.algorithms.seeds import rng
 from partitioners import FilePartitioner
 from strategies import Options, Roster
-from tasks import Task
+from tasks import Shape, Task
 
 
 def check(config: Config, *, deployed: bool = False) -> None:
@@ -39,11 +39,13 @@ def check(config: Config, *, deployed: bool = False) -> None:
     Raises
     ------
     ConfigError
-        If a choice or value does not go with another, data is missing or does not match the configuration, or the
-        device does not exist.
+        If a choice or value does not go with another, data is missing or does not match the configuration, the device
+        does not exist, or the run does not fit into the free memory.
     """
     if config.device == "cuda" and not deployed and not torch.cuda.is_available():
         raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
+    with _in_one_line("workers"):
+        memory.require_graphs(config)
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):
@@ -51,8 +53,10 @@ def check(config: Config, *, deployed: bool = False) -> None:
     if isinstance(config.partitioner.ratios, list):
         with _in_one_line("partitioner.ratios"):
             capability_ratios(config, Roster([], []))
-    if is_local(config):
-        return  # the data is at the workers
+    if is_local(config):  # the data is at the workers
+        if (known := tasks.REGISTRY[config.task.name].shape) is not None:
+            _check_memory(config, known, deployed)
+        return
     with _in_one_line("task.root"):
         task = load_task(config, config.task.root)
         model = tasks.MODELS[config.model.name]
@@ -63,7 +67,15 @@ def check(config: Config, *, deployed: bool = False) -> None:
             f"workers must be at most the {len(task.train)} training samples of task={config.task.name}; "
             f"got {config.workers}"
         )
+    _check_memory(config, Shape(task.input_shape, task.num_classes), deployed)
     _check_partitioner(config, task)
+
+
+def _check_memory(config: Config, shape: Shape, deployed: bool) -> None:
+    with _in_one_line("model"):
+        memory.require_rows(config, shape)
+        if not deployed:
+            memory.require_batches(config, shape)
 
 
 def _check_strategy(config: Config) -> None:
@@ -78,12 +90,17 @@ def _check_strategy(config: Config) -> None:
 
 
 def _check_partitioner(config: Config, task: Task) -> None:
-    """Build the partitioner; compare a saved partition with the data, unless a resumed run keeps its own."""
+    """Build the partitioner; compare it, or a saved partition, with the data, unless a resumed run keeps its own."""
     pool = to_partition(config, len(task.train))
     with _in_one_line("partitioner.path"):
         partitioner = build_partitioner(config, task, pool)
-        if isinstance(partitioner, FilePartitioner) and config.resume is None:
-            partitioner(task.train.y.numpy()[pool], [1.0] * config.workers, rng(config.seed, "partition"))
+        labels = task.train.y.numpy()[pool]
+        if config.resume is not None:
+            return
+        memory.require_features(config, task)
+        partitioner.check_memory(labels, config.workers)
+        if isinstance(partitioner, FilePartitioner):
+            partitioner(labels, [1.0] * config.workers, rng(config.seed, "partition"))
 
 
 @contextmanager

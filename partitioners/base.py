@@ -72,8 +72,15 @@ class Partitioner(ABC):
             If an argument is out of range; the message names it and gives its value.
         """
         validated, shares = check_labels(labels), check_ratios(ratios)
+        self.check_memory(validated, len(shares))
         rows = check_features(features, len(validated)) if self.needs_features else None
         return self._partition(validated, shares, rng, rows)
+
+    def check_memory(self, labels: npt.ArrayLike, num_workers: int) -> None:  # noqa: B027 - most need little
+        """Raise ValueError if dividing these samples needs more memory than is free.
+
+        A partitioner that needs much more than the samples' indices overrides it.
+        """
 
     @abstractmethod
     def _partition(

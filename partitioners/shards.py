@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+
+from echelon.core import memory
 
 from .base import Features, FloatArray, IntArray, Partitioner
 from .quotas import quotas
+
+_BYTES_PER_SHARD = 150  # measured: 190
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,7 @@ class ShardsPartitioner(Partitioner):
     Raises
     ------
     ValueError
-        If `classes_per_worker` is below 1.
+        If `classes_per_worker` is below 1; when called, if the shards do not fit into the free memory.
 
     References
     ----------
@@ -44,6 +49,12 @@ class ShardsPartitioner(Partitioner):
     def __post_init__(self) -> None:
         if self.classes_per_worker < 1:
             raise ValueError(f"partitioner.classes_per_worker must be at least 1; got {self.classes_per_worker}")
+
+    def check_memory(self, labels: npt.ArrayLike, num_workers: int) -> None:
+        """Raise ValueError if the shards, each an array of its own, do not fit into the free memory."""
+        shards = num_workers * self.classes_per_worker
+        subject = f"partitioner.classes_per_worker={self.classes_per_worker} for workers={num_workers}"
+        memory.require(subject, {"shards": _BYTES_PER_SHARD * shards}, "lower them")
 
     def _partition(
         self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None

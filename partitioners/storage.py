@@ -1,7 +1,6 @@
 """Saved partitions: `partition.npz` holds the parts, `partition.json` describes them to a reader."""
 
 import json
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from echelon.core import npz
+
 from .base import IntArray, check_labels
+
+_ARRAYS = ("indices", "sizes", "labels_crc32")
 
 
 def save(
@@ -76,18 +79,26 @@ def load(path: Path, labels: npt.ArrayLike) -> list[IntArray]:
     """
     validated = check_labels(labels)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            indices, sizes, checksum = saved["indices"], saved["sizes"], int(saved["labels_crc32"])
-    except (KeyError, TypeError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        saved = npz.read(path, _ARRAYS)
+        indices, sizes, checksum = (saved[name] for name in _ARRAYS)
+        if not all(
+            array.dtype.kind in "iu" and array.ndim == (name != "labels_crc32") for name, array in saved.items()
+        ):
+            raise ValueError("its arrays must be integers")
+    except (KeyError, ValueError) as error:
         raise ValueError(f"partitioner.path must be a partition.npz; got {path} ({error})") from error
-    if len(indices) != len(validated) or checksum != _checksum(validated):
+    if len(indices) != len(validated) or int(checksum) != _checksum(validated):
         raise ValueError(
             f"partitioner.path {path} was made for {len(indices)} other samples; there are {len(validated)} now: make "
             "the partition again, or run with the task, root and seed it was made for"
         )
-    if not np.array_equal(np.sort(indices), np.arange(len(validated))) or sizes.sum() != len(validated):
+    if not np.array_equal(np.sort(indices), np.arange(len(validated))) or not _divides(sizes, len(validated)):
         raise ValueError(f"partitioner.path {path} is damaged: its parts do not hold every sample exactly once")
     return [np.asarray(part, dtype=np.int64) for part in np.split(indices, np.cumsum(sizes)[:-1])]
+
+
+def _divides(sizes: npt.NDArray[np.generic], samples: int) -> bool:
+    return min(sizes.tolist(), default=0) >= 0 and sum(sizes.tolist()) == samples
 
 
 def _checksum(labels: IntArray) -> int:

@@ -1,12 +1,14 @@
 """The idx format of MNIST and related data sets, plain or gzipped."""
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from echelon.core import memory
 
 
 def find_idx(folder: Path, stem: str) -> Path | None:
@@ -28,14 +30,17 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
     ValueError
         If the file is damaged or not an idx file.
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"task.root: {path} must be a complete gzip file; got: {error}") from error
-    start = 4 + 4 * dimensions
-    sizes = np.frombuffer(content[4:start].ljust(start - 4), dtype=">u4").tolist()
-    if content[:4] != bytes((0, 0, 8, dimensions)) or len(content) != start + np.prod(sizes, dtype=np.int64):
-        raise ValueError(f"task.root: {path} must be a complete idx file of {dimensions}-dimensional bytes")
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).reshape(sizes)
+    damaged = f"task.root: {path} must be a complete idx file of {dimensions}-dimensional bytes"
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            if file.read(4) != bytes((0, 0, 8, dimensions)):
+                raise ValueError(damaged)
+            sizes = [int.from_bytes(file.read(4), "big") for _ in range(dimensions)]
+            count = math.prod(sizes)
+            memory.require(f"task.root: {path}", {"values": 2 * count}, "use a smaller data set")
+            values = bytearray(file.read(count + 1))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"task.root: {path} must be a complete gzip file; got: {error}") from error
+    if not count or len(values) != count:
+        raise ValueError(damaged)
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(sizes)

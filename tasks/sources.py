@@ -9,9 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from echelon.core import npz
+
 from .base import DataNotFound
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
+_OPTIONAL = ("record_train", "record_test")
+_MAX_CLASSES = 1 << 16  # a name takes up to 60 times the memory of its bytes in the file
 
 
 class Samples(NamedTuple):
@@ -40,6 +44,7 @@ def read_npz(path: Path) -> Arrays:
 
     It contains `x_train`, `y_train`, `x_test`, `y_test`, `classes` and optionally `record_train` and `record_test`: x
     is (n, h, w) or (n, h, w, c) uint8 for images, (n, l) floating point for signals; y and record are (n,) integers.
+    Other arrays in the file are not read.
 
     Raises
     ------
@@ -48,17 +53,15 @@ def read_npz(path: Path) -> Arrays:
     """
     _require(zipfile.is_zipfile(path), path, "it must be a complete .npz file", "a damaged file or another format")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(
-            f"task.root: {path}: it must contain undamaged arrays without pickled objects; got: {error}"
-        ) from error
+        arrays = npz.read(path, (*_KEYS, *_OPTIONAL))
+    except (ValueError, OSError) as error:
+        raise ValueError(f"task.root: {path} cannot be read: {error}") from error
     missing = [key for key in _KEYS if key not in arrays]
     if missing:
         raise ValueError(f"task.root: {path} must contain the arrays {', '.join(_KEYS)}; missing: {', '.join(missing)}")
+    count = arrays["classes"].size
+    _require(2 <= count <= _MAX_CLASSES, path, f"classes must name 2 to {_MAX_CLASSES} classes", f"{count}")
     classes = tuple(str(entry) for entry in arrays["classes"].ravel())
-    _require(len(classes) >= 2, path, "classes must name at least 2 classes", f"{len(classes)}")
     train, test = (_samples(arrays, split, len(classes), path) for split in ("train", "test"))
     same = train.x.shape[1:] == test.x.shape[1:] and train.x.dtype == test.x.dtype
     _require(

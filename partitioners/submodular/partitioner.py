@@ -8,8 +8,11 @@ from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
-from ..base import Features, FloatArray, IntArray, Partitioner
+from echelon.core import memory
+
+from ..base import Features, FloatArray, IntArray, Partitioner, check_labels
 from ..quotas import quotas
 
 Objective = Literal["facility_location", "graph_cut"]
@@ -57,7 +60,7 @@ class SubmodularPartitioner(Partitioner):
     ------
     ValueError
         If a parameter is out of range; when called, also if features are missing or not finite, or if a class is too
-        large for `max_kernel_bytes`.
+        large for `max_kernel_bytes` or the free memory.
 
     References
     ----------
@@ -106,7 +109,6 @@ class SubmodularPartitioner(Partitioner):
     ) -> list[IntArray]:
         assert features is not None  # `needs_features`
         classes, counts = np.unique(labels, return_counts=True)
-        self._check_memory(classes, counts)
         members = [np.flatnonzero(labels == label) for label in classes]
         owners = self._run(members, features, quotas(counts, shares), shares)
         owner = np.empty(len(labels), dtype=np.int64)
@@ -114,17 +116,31 @@ class SubmodularPartitioner(Partitioner):
             owner[member] = ranks
         return [np.flatnonzero(owner == rank) for rank in range(len(shares))]
 
-    def _check_memory(self, classes: IntArray, counts: IntArray) -> None:
+    def check_memory(self, labels: npt.ArrayLike, num_workers: int) -> None:
+        """Raise ValueError if the similarities of the classes do not fit into `max_kernel_bytes` or the free memory."""
+        classes, counts = np.unique(check_labels(labels), return_counts=True)
         largest = int(counts.argmax())
-        if (
-            self.objective == "facility_location"
-            and (need := _kernel_bytes(int(counts[largest]))) > self.max_kernel_bytes
-        ):
+        need = _kernel_bytes(int(counts[largest]))
+        subject = f"class {classes[largest]} with its {counts[largest]} samples"
+        if self.objective == "facility_location" and need > self.max_kernel_bytes:
             raise ValueError(
-                f"partitioner.max_kernel_bytes is {self.max_kernel_bytes}, but class {classes[largest]} with its "
-                f"{counts[largest]} samples needs {need} for facility location: raise it if there is the memory, or "
-                "set partitioner.objective=graph_cut, which does without"
+                f"partitioner.max_kernel_bytes is {self.max_kernel_bytes}, but {subject} needs {need} for facility "
+                "location: raise it if there is the memory, or set partitioner.objective=graph_cut, which does without"
             )
+        held = sorted(
+            (size for size in map(_kernel_bytes, counts.tolist()) if size <= self.max_kernel_bytes), reverse=True
+        )
+        if held:
+            jobs = self._jobs(held[0])
+            memory.require(
+                f"partitioner=submodular on {subject} with {min(jobs, len(held))} classes at a time",
+                {"similarities": sum(held[:jobs])},
+                "lower partitioner.jobs or task.train_limit, or set partitioner.objective=graph_cut and a lower "
+                "partitioner.max_kernel_bytes",
+            )
+
+    def _jobs(self, bytes_per_class: int) -> int:
+        return self.jobs or min(os.cpu_count() or 1, max(1, self.max_kernel_bytes // bytes_per_class))
 
     def _run(self, members: list[IntArray], features: Features, table: IntArray, shares: FloatArray) -> list[IntArray]:
         """Return the worker of each member of each class; classes run in parallel."""
@@ -132,10 +148,9 @@ class SubmodularPartitioner(Partitioner):
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         largest = max(_kernel_bytes(len(member)) + 4 * len(member) * features.shape[1] for member in members)
-        jobs = self.jobs or min(os.cpu_count() or 1, max(1, self.max_kernel_bytes // largest))
         task = partial(self._divide, features=features, shares=shares)
         # One BLAS thread: how a product is split among threads can change its last bits, and so break ties differently.
-        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(jobs, len(members))) as pool:
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(self._jobs(largest), len(members))) as pool:
             results = pool.map(task, members, table)
             if not callable(self.progress):
                 return list(

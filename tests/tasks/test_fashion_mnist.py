@@ -44,6 +44,8 @@ def test_reads_them_compressed(raw: Path) -> None:
         ("train-images-idx3-ubyte", idx(PIXELS)[:-1]),
         ("train-images-idx3-ubyte", idx(LABELS)),
         ("train-images-idx3-ubyte", b"\0\0"),
+        ("train-images-idx3-ubyte", idx(PIXELS) + b"\0"),
+        ("train-images-idx3-ubyte", idx(PIXELS[:0])),
         ("train-labels-idx1-ubyte", idx(LABELS[:5])),
         ("train-labels-idx1-ubyte", idx(LABELS + 1)),
     ],
@@ -51,6 +53,14 @@ def test_reads_them_compressed(raw: Path) -> None:
 def test_damaged_files_are_refused(raw: Path, name: str, content: bytes) -> None:
     (raw / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"task\.root: .*{name} must"):
+        load("fashion_mnist", raw.parents[1])
+
+
+def test_more_values_than_the_memory_holds_are_refused(raw: Path) -> None:
+    (raw / "train-images-idx3-ubyte").unlink()
+    bomb = bytes([0, 0, 8, 3]) + 3 * b"\0\1\0\0" + bytes(1000)
+    (raw / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(bomb))
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz needs at least 562,950\.0 GB of memory"):
         load("fashion_mnist", raw.parents[1])
 
 

@@ -65,7 +65,8 @@ def with_(key: str, value: object) -> Callable[[Arrays], Arrays]:
 X = np.zeros((9, 12, 16, 3), np.uint8)
 BAD_IMAGES = [
     (without("y_test"), "missing: y_test"),
-    (with_("classes", ["only"]), "classes must name at least 2 classes; got 1"),
+    (with_("classes", np.zeros(1 << 17, "S1")), "classes must name 2 to 65536 classes; got 131072"),
+    (with_("classes", ["only"]), "classes must name 2 to 65536 classes; got 1"),
     (with_("x_train", X.astype(np.int32)), "x_train must be non-empty"),
     (with_("x_train", X.transpose(0, 3, 1, 2)), "x_train must be non-empty"),
     (with_("x_train", X[:0]), "got (0, 12, 16, 3) uint8"),
@@ -113,14 +114,28 @@ def test_a_damaged_file_is_refused(write: Write) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="it must contain undamaged arrays without pickled objects; got: Bad CRC"):
+    with pytest.raises(ValueError, match=r"own\.npz cannot be read: Bad CRC"):
         load("npz", path)
 
 
 def test_pickled_objects_are_refused(write: Write, tmp_path: Path) -> None:
     path = tmp_path / "pickled.npz"
     np.savez(path, allow_pickle=True, **tiny_arrays(IMAGES) | {"classes": np.array(["a", None, "c"], dtype=object)})
-    with pytest.raises(ValueError, match="it must contain undamaged arrays without pickled objects"):
+    with pytest.raises(ValueError, match=r"pickled\.npz cannot be read: array classes holds pickled objects"):
+        load("npz", path)
+
+
+def test_other_arrays_are_not_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = tiny_arrays(IMAGES)
+    path = write(arrays | {"of_somebody_else": np.zeros(10**7)})
+    monkeypatch.setattr("echelon.core.memory.available", lambda: 10**7)
+    np.testing.assert_array_equal(load("npz", path).train.x, arrays["x_train"])
+
+
+def test_arrays_larger_than_the_memory_are_refused(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tiny_arrays(IMAGES))
+    monkeypatch.setattr("echelon.core.memory.available", lambda: 1000)
+    with pytest.raises(ValueError, match=r"own\.npz cannot be read: the file needs at least .* MB of memory"):
         load("npz", path)
 
 
