@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.repository import EXTENDED, ROOT
@@ -34,6 +35,55 @@ class TestRequirements:
         command = self.lines[1].removeprefix("#").split()
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ").replace("$(BIN)/", "")
         assert " ".join(command) in " ".join(makefile.split())
+
+    def test_every_pin_has_hashes(self) -> None:
+        pins = re.split(
+            r"^(?=[a-z])", "\n".join(line for line in self.lines if not line.lstrip().startswith("#")), flags=re.M
+        )
+        assert len(pins) > 100
+        assert [pin for pin in pins[1:] if not re.search(r" \\\n    --hash=sha256:[0-9a-f]{64}", pin)] == []
+
+
+class TestSetup:
+    """What `make setup` installs, and how."""
+
+    @pytest.fixture(params=["", "cpu"])
+    def commands(self, request: pytest.FixtureRequest, tmp_path: Path) -> list[str]:
+        for name in ("Makefile", "pyproject.toml", "requirements.txt"):
+            (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+        (tmp_path / ".venv").mkdir()
+        command = ["make", "-n", "--no-print-directory", "setup", f"TORCH={request.param}"]
+        shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+        commands = shown.replace("\\\n", " ").splitlines()
+        for selection in (line for line in commands if line.startswith(("sed ", "awk "))):
+            subprocess.run(selection, shell=True, cwd=tmp_path, check=True)
+        return [line for line in commands if " install " in line]
+
+    def test_everything_but_torch_from_elsewhere_is_checked_by_its_hash(self, commands: list[str]) -> None:
+        unchecked = [line for line in commands if " --require-hashes" not in line]
+        assert unchecked[-1].endswith(" --no-deps -e .")
+        assert [line for line in unchecked[:-1] if " --torch-backend cpu " not in line] == []
+        for line in commands[1:]:
+            assert " --build-constraints requirements.txt --require-build-hashes" in line
+
+    def test_uv_itself_comes_first(self, commands: list[str], tmp_path: Path) -> None:
+        assert " -m pip install " in commands[0]
+        lines = (tmp_path / ".venv" / "uv.txt").read_text(encoding="utf-8").splitlines()
+        assert lines[0].startswith("uv==")
+        assert all(line.startswith("    --hash=sha256:") for line in lines[1:-1])
+
+    def test_torch_from_elsewhere_has_the_pinned_version(self, commands: list[str], tmp_path: Path) -> None:
+        pinned = _names([line for line in TestRequirements.lines if "==" in line])
+        others = (tmp_path / ".venv" / "others.txt").read_text(encoding="utf-8").splitlines()
+        left_out = pinned - _names([line for line in others if "==" in line])
+        assert left_out > {"torch", "torchvision"}
+        assert {name.split("-")[0] for name in left_out} == {"torch", "torchvision", "triton", "nvidia", "cuda"}
+        for line in (line for line in commands if " --torch-backend " in line):
+            chosen = subprocess.run(
+                f"echo {line}", shell=True, cwd=tmp_path, capture_output=True, text=True, check=True
+            )
+            versions = chosen.stdout.split("others.txt")[1].split()
+            assert versions == [pin.split()[0] for pin in TestRequirements.lines if pin.startswith("torch")]
 
 
 def test_ci_tests_every_supported_minor_version_of_flower() -> None:
