@@ -52,7 +52,7 @@ clean:  ## Remove the environment, caches and build products; runs stay
 # refuses to install the project, which has no hash, in the same step. TORCH takes torch from its own index, whose files
 # are not in requirements.txt: only its version is checked.
 LOCKED := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-    --build-constraints requirements.txt --require-build-hashes
+    --build-constraints requirements.txt --require-build-hashes --preview-features build-dependency-hashes
 
 $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
