@@ -20,6 +20,7 @@ import client_app
 import server_app
 from app.checks import check
 from conf import Config, ConfigError, cli, groups
+from echelon.core.printable import printable
 from echelon.engines import ray
 from echelon.engines.inline import InlineGrid
 from echelon.reports import capture, progress
@@ -50,7 +51,7 @@ def run(config: Config) -> int:
             status = _fail(console, f"error: {error} (details in {folder.log})", 1)
         except (RunStoppedError, KeyboardInterrupt):
             status = _fail(console, f"interrupted; {_resume_hint(path)}", INTERRUPTED)
-    print(path.resolve())
+    print(printable(str(path.resolve())))
     return status
 
 
@@ -87,7 +88,7 @@ def _resume_hint(path: Path) -> str:
 
 
 def _fail(console: Console, line: str, status: int) -> int:
-    console.print(line, style="bold red", soft_wrap=True, markup=False, highlight=False)
+    console.print(printable(line), style="bold red", soft_wrap=True, markup=False, highlight=False)
     return status
 
 

@@ -14,6 +14,7 @@ from conf.overrides import expand
 from conf.preflight import preflight
 from conf.reference import explain
 from conf.schema import Config
+from echelon.core.printable import printable
 
 _USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
 _INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: stopping one run of a sweep stops the sweep
@@ -67,7 +68,7 @@ def main(
                 check(config)
         return _run_all(run, sweep, _with_run_dirs(configs, datetime.now(), options.multirun))
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
 
 
@@ -119,7 +120,7 @@ def _run_all(run: Callable[[Config], int | None], sweep: Sequence[Sequence[str]]
     status = 0
     for number, (overrides, config) in enumerate(zip(sweep, configs, strict=True), start=1):
         if len(configs) > 1:
-            print(f"run {number} of {len(configs)}: {' '.join(overrides)}", flush=True)
+            print(f"run {number} of {len(configs)}: {printable(' '.join(overrides))}", flush=True)
         status = max(status, run(config) or 0)
         if status in _INTERRUPTED:
             break

@@ -19,6 +19,7 @@ from conf.errors import ConfigError
 from conf.overrides import check, choices_of, value_of, wrong_type
 from conf.schema import CHOICES, ROOT, Config, entries
 from conf.validation import validate
+from echelon.core import plain_yaml
 
 # Storage, progress and process management do not change the result of a run.
 _NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment")
@@ -110,9 +111,11 @@ def saved_yaml(folder: str) -> str:
     """
     path = Path(folder) / "config.yaml"
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return plain_yaml.read(path)
+    except OSError as error:
         raise ConfigError(f"resume: no such file or directory: {path}") from error
+    except (UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"resume: {path} is not a valid run configuration: {_first_line(error)}") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -129,6 +132,7 @@ def from_yaml(text: str) -> Config:
         If the text is not a valid configuration.
     """
     try:
+        plain_yaml.check(text)
         values: Any = OmegaConf.create(text)
         node = OmegaConf.structured(Config)
         choices = {group: values[group].name for group in CHOICES}
@@ -136,7 +140,15 @@ def from_yaml(text: str) -> Config:
             node[group] = OmegaConf.structured(CHOICES[group][choice])
         merged = OmegaConf.merge(node, values)
     # OmegaConf raises AssertionError for YAML that is neither a mapping nor a list.
-    except (OmegaConfBaseException, YAMLError, KeyError, AttributeError, TypeError, AssertionError) as error:
+    except (
+        OmegaConfBaseException,
+        YAMLError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as error:
         raise ConfigError(f"config.yaml is not a valid run configuration: {_first_line(error)}") from error
     return _validated(merged, choices)
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from echelon.core.printable import printable
 from echelon.reports import tables, text
 from echelon.reports.comparison import Comparison, Level, compare
 from echelon.reports.progress.plain import summary_table
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             levels = _levels(options.loss, options.accuracy)
             compare_runs(options.runs, options.out, levels, options.baseline, as_csv=options.csv)
     except (RunFolderError, OSError) as error:
-        print(f"python -m echelon.reports: {error}", file=sys.stderr)
+        print(f"python -m echelon.reports: {printable(str(error))}", file=sys.stderr)
         return _BAD_INPUT
     return 0
 
@@ -53,15 +54,15 @@ def show(path: str | Path, *, as_csv: bool = False) -> None:
     if run.summary is not None:
         Console().print(summary_table(run.summary))
     else:
-        print(f"{path}: unfinished, {len(run.metrics)} of {run.config.get('rounds', '?')} rounds")
+        print(f"{printable(str(path))}: unfinished, {len(run.metrics)} of {run.config.get('rounds', '?')} rounds")
     if run.metrics:
         line = text.round_line(run.metrics[-1], int(run.config.get("rounds", 0)), int(run.config.get("workers", 0)))
         print(f"Last: {line}")
     for figure in figures.write(run):
-        print(figure)
+        print(printable(str(figure)))
     if as_csv:
         tables.write_metrics([run], run.path / "metrics.csv")
-        print(run.path / "metrics.csv")
+        print(printable(str(run.path / "metrics.csv")))
 
 
 def compare_runs(
@@ -98,7 +99,7 @@ def compare_runs(
     runs = find_runs(paths)
     for run in runs:
         if not run.metrics:
-            print(f"skipped {run.path}: no finished round yet", file=sys.stderr)
+            print(f"skipped {printable(str(run.path))}: no finished round yet", file=sys.stderr)
     groups = group([run for run in runs if run.metrics])
     if not groups:
         raise RunFolderError("no run has a finished round")

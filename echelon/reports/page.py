@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from echelon.core.printable import printable
 from echelon.reports.comparison import Comparison
 from echelon.reports.run_groups import Group, differences
 
@@ -94,7 +95,7 @@ def _differences(groups: Sequence[Group]) -> str:
 
 def _runs(groups: Sequence[Group]) -> str:
     rows = [
-        f'<tr><th scope="row"><code>{escape(str(run.path))}</code></th><td>{escape(group.label)}</td>'
+        f'<tr><th scope="row"><code>{escape(printable(str(run.path)))}</code></th><td>{escape(group.label)}</td>'
         f"<td>{escape(str(run.config.get('seed', '–')))}</td>"
         f"<td>{len(run.metrics)}</td><td>{'finished' if run.finished else 'unfinished'}</td></tr>"
         for group in groups

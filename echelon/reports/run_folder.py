@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +13,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from echelon.reports import environment
+from echelon.core import memory, plain_yaml
+from echelon.core.printable import printable
+from echelon.reports import environment, records
 
 Record = dict[str, Any]
 # Required by all views; every other field is optional.
 _REQUIRED = {"round", "virtual_seconds", "minibatches"}
+_EXPANSION = 4  # a number in a file takes at least so many times its bytes in memory
 
 
 class RunFolderError(ValueError):
@@ -146,35 +149,43 @@ class RunFolder:
 
     @cached_property
     def config(self) -> Record:
-        """The configuration, nested as in ``config.yaml``."""
+        """The configuration, nested as in ``config.yaml``; control characters in texts are escaped."""
         try:
-            loaded = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
-        except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+            loaded = OmegaConf.to_container(OmegaConf.create(plain_yaml.read(self.path / "config.yaml")))
+        # OmegaConf raises AssertionError and ValueError for YAML that it cannot represent.
+        except (OSError, YAMLError, OmegaConfBaseException, ValueError, AssertionError) as error:
             raise RunFolderError(f"{self.path}: config.yaml cannot be read: {_first_line(error)}") from error
         if not isinstance(loaded, dict):
             raise RunFolderError(f"{self.path}: config.yaml must contain a mapping")
-        return {str(key): value for key, value in loaded.items()}
+        config: Record = records.printable_values(loaded)
+        self._check("config.yaml", records.check_config, config)
+        return config
 
     @cached_property
     def metrics(self) -> list[Record]:
         """The rounds' records, in order."""
-        lines = self._metrics_file.read_bytes().split(b"\n")
-        records: list[Record] = []
+        lines = self._read(self._metrics_file).split(b"\n")
+        rounds: list[Record] = []
+        workers = None
         # The text after the last newline is empty or an incomplete line.
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is broken: {error}") from error
             if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is not the record of a round")
-            records.append(record)
-        return records
+            try:
+                workers = records.check_round(record, workers)
+            except ValueError as error:
+                raise RunFolderError(f"{self.path}: metrics.jsonl line {number}: {error}") from error
+            rounds.append(record)
+        return rounds
 
     @cached_property
     def summary(self) -> Record | None:
         """The summary; None while the run is unfinished."""
-        return self._read_json("summary.json")
+        return self._read_json("summary.json", records.check_summary)
 
     @cached_property
     def environment(self) -> Record:
@@ -184,7 +195,7 @@ class RunFolder:
     @cached_property
     def partition(self) -> Record | None:
         """``partition.json``: ``sizes`` by rank and, if labels are known, ``class_counts`` by rank and class."""
-        return self._read_json("partition.json")
+        return self._read_json("partition.json", records.check_partition)
 
     @property
     def finished(self) -> bool:
@@ -218,17 +229,32 @@ class RunFolder:
             os.fsync(file.fileno())
         temporary.replace(self.path / name)
 
-    def _read_json(self, name: str) -> Record | None:
+    def _read_json(self, name: str, check: Callable[[Record], object] = lambda value: None) -> Record | None:
         file = self.path / name
         if not file.exists():
             return None
         try:
-            value = json.loads(file.read_bytes())
-        except ValueError as error:
+            value = json.loads(self._read(file))
+        except (ValueError, RecursionError) as error:
             raise RunFolderError(f"{self.path}: {name} cannot be read: {_first_line(error)}") from error
         if not isinstance(value, dict):
             raise RunFolderError(f"{self.path}: {name} must contain a mapping")
+        self._check(name, check, value)
         return value
+
+    def _read(self, file: Path) -> bytes:
+        size = file.stat().st_size
+        try:
+            memory.require(str(file), {"values": _EXPANSION * size}, "it is no file of ours, or needs another machine")
+        except ValueError as error:
+            raise RunFolderError(str(error)) from error
+        return file.read_bytes()
+
+    def _check(self, name: str, check: Callable[[Record], object], value: Record) -> None:
+        try:
+            check(value)
+        except ValueError as error:
+            raise RunFolderError(f"{self.path}: {name}: {error}") from error
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -249,4 +275,4 @@ def _plain(value: Any) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return printable((str(error) or type(error).__name__).splitlines()[0])

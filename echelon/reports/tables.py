@@ -1,15 +1,22 @@
 """Comparisons and metrics as tables on the terminal and in CSV."""
 
 import csv
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
+from echelon.core.printable import printable
 from echelon.reports.comparison import Comparison
 from echelon.reports.run_folder import Record, RunFolder
+
+# How a formula begins, in one of the spreadsheets.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%")
+_NUMBER = re.compile(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?")
 
 
 def comparison_table(comparison: Comparison) -> Table:
@@ -18,7 +25,8 @@ def comparison_table(comparison: Comparison) -> Table:
     table.add_column("", overflow="fold")
     for group in comparison.groups:
         mark = " (baseline)" if group is comparison.baseline and len(comparison.groups) > 1 else ""
-        table.add_column(f"{group.label}{mark}", justify="right", overflow="fold")
+        # A Text, because a label may contain what looks like rich's markup.
+        table.add_column(Text(f"{group.label}{mark}"), justify="right", overflow="fold")
     table.add_row("Runs", *(str(len(group.runs)) for group in comparison.groups))
     for j, column in enumerate(comparison.columns):
         table.add_row(column.heading, *(column.write(row[j]) for row in comparison.cells))
@@ -48,12 +56,22 @@ def write_metrics(runs: Sequence[RunFolder], path: Path) -> None:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows that may have different keys; missing and None values become empty fields."""
+    """Write rows that may have different keys; missing and None values become empty fields.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front; numbers stay numbers.
+    """
     keys = dict.fromkeys(key for row in rows for key in row)
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(keys), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer = csv.writer(file)
+        writer.writerow([_cell(key) for key in keys])
+        writer.writerows([_cell(row.get(key)) for key in keys] for row in rows)
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    return f"'{text}" if value.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def _scaled(value: float | None, scale: float) -> float | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.text import Text
 
+from echelon.core.printable import printable
 from echelon.reports import text
 from echelon.reports.leaders import followers
 
@@ -60,7 +61,7 @@ def state(record: Mapping[str, Any], rank: int) -> str:
 def _reason(record: Mapping[str, Any], rank: int) -> str | None:
     rejections = record.get("rejections") or {}
     reason = rejections.get(rank, rejections.get(str(rank)))
-    return None if reason is None else str(reason)
+    return None if reason is None else printable(str(reason))
 
 
 def _at(record: Mapping[str, Any], key: str, rank: int) -> Any:
