@@ -35,7 +35,7 @@ def curves(groups: Sequence[Group]) -> Figure:
                 course = over_seeds(group, x, quantity)
                 if course is not None:
                     at, low, mean, high = course
-                    _line(axes, at, scale * low, scale * mean, scale * high, look, group.label)
+                    _line(axes, at, scale * low, scale * mean, scale * high, look, style.plain(group.label))
                     lowest += mean.tolist() if row == 0 else []
     style.dress(grid[0][0], y="Training loss (nats)")
     style.dress(grid[0][1])
@@ -81,7 +81,7 @@ def times(comparison: Comparison) -> Figure:
             _time(axes, number, row[first], time.write(row[first]), ratio.write(row[first + 1]))
         axes.margins(x=0.2)
         axes.set_xlim(left=0)
-        title = f"Time to {level} (×: speed-up over {comparison.baseline.label})"
+        title = f"Time to {level} (×: speed-up over {style.plain(comparison.baseline.label)})"
         style.dress(axes, x=style.VIRTUAL_SECONDS, title=title)
         _rows(axes, groups)
     return figure
@@ -126,6 +126,6 @@ def _line(axes: Axes, at: Array, low: Array, mean: Array, high: Array, look: dic
 
 
 def _rows(axes: Axes, groups: Sequence[Group]) -> None:
-    axes.set_yticks(range(len(groups)), [group.label for group in groups])
+    axes.set_yticks(range(len(groups)), [style.plain(group.label) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)

@@ -41,6 +41,11 @@ def dress(axes: Axes, *, x: str = "", y: str = "", title: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def plain(text: str) -> str:
+    """Return a text that is drawn as written: between dollar signs matplotlib would typeset a formula, or fail."""
+    return text.replace("$", r"\$")
+
+
 def mark_ranks(axes: Axes, workers: int) -> None:
     """Use one row per worker on the y axis, rank 0 on top; label every fourth of more than 24 workers."""
     axes.set_yticks(range(0, workers, 1 if workers <= 24 else 4))

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
 from echelon.reports import figures
-from echelon.reports.figures import consensus, curves, graph, partition, timeline
+from echelon.reports.figures import consensus, curves, graph, partition, style, timeline
 from echelon.reports.leaders import followers
 from echelon.reports.run_folder import RunFolder
 from tests.repository import ROOT
@@ -129,3 +129,15 @@ def test_consensus_shows_distance_and_drift(run: RunFolder) -> None:
 def test_drawing_touches_no_global_state() -> None:
     program = "import sys, echelon.reports.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("name", ["$x^$", "$\\frac{1}{0", "a$b$c", "$$"])
+def test_a_label_is_drawn_as_written(name: str) -> None:
+    drawn = []
+    for text, parse_math in ((style.plain(name), True), (name, False)):
+        figure = style.figure(2, 1)
+        figure.text(0.1, 0.5, text, parse_math=parse_math)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="raw")
+        drawn.append(buffer.getvalue())
+    assert drawn[0] == drawn[1]
