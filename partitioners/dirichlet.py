@@ -10,6 +10,7 @@ from .quotas import round_table
 from .stratified import deal
 
 _SWEEPS = 1000  # of proportional fitting; what is still missing then is filled in evenly
+_LARGEST = 1e300  # a total concentration beyond which the draws overflow; the mixes are constant long before
 _FLOOR = 1e-12  # keeps a class that no worker drew in the table, so that fitting can reach its size
 
 
@@ -56,7 +57,8 @@ class DirichletPartitioner(Partitioner):
         self, labels: IntArray, shares: FloatArray, rng: np.random.Generator, features: Features | None
     ) -> list[IntArray]:
         classes, counts = np.unique(labels, return_counts=True)
-        mixes = rng.dirichlet(self.alpha * len(counts) * counts / counts.sum(), size=len(shares))
+        alpha = min(self.alpha, _LARGEST / len(counts))
+        mixes = rng.dirichlet(alpha * len(counts) * counts / counts.sum(), size=len(shares))
         return deal(labels, classes, round_table(fit(mixes.T, counts, counts.sum() * shares)), rng)
 
 

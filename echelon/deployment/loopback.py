@@ -30,7 +30,8 @@ class Loopback:
     Parameters
     ----------
     folder : Path
-        For keys, database, logs and Flower's home; created if missing.
+        For keys, database, logs and Flower's home; created if missing. All that the processes write, also the run
+        folder, is readable only by its owner.
     app : Path
         Folder of the Flower app; this repository by default.
     """
@@ -39,7 +40,8 @@ class Loopback:
         self.folder = folder.resolve()
         self.app = app.resolve()
         self.logs = self.folder / "logs"
-        self.logs.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
         self.port = free_port()
         self.certificates = make_certificates(self.folder, [HOST, "localhost"])
         self._environment = {
@@ -155,6 +157,7 @@ class Loopback:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                umask=0o077,  # the database holds models and tokens
             )
         self._processes[name] = process
         self._groups.append(process.pid)
