@@ -169,6 +169,11 @@ def _worker(
     def load() -> Any:
         if len(inspect.signature(load_data).parameters) == 1:
             return load_data(context)
+        if "num-partitions" not in context.node_config:
+            raise KeyError(
+                "node-config must give num-partitions, the number of workers, to a load_data(rank, num_workers): start "
+                "the SuperNode with --node-config 'rank=0 num-partitions=3 ...'"
+            )
         return load_data(rank_of(context), int(context.node_config["num-partitions"]))
 
     _workers[key].hold(rank_of(context), load)

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from conf import groups
 from conf.errors import ConfigError
-from conf.overrides import check, choices_of, value_of, wrong_type
+from conf.overrides import as_written, check, choices_of, value_of, wrong_type
 from conf.schema import CHOICES, ROOT, Config, entries
 from conf.validation import validate
 from echelon.core import plain_yaml
@@ -60,7 +60,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     check(overrides, choices)
     try:
         with hydra.initialize_config_dir(str(ROOT), version_base="1.3"):
-            node = hydra.compose("config", list(overrides))
+            node = hydra.compose("config", as_written(overrides, choices))
     except ConfigCompositionException as error:
         merged = str(error).removeprefix("Error merging override ")
         raise ConfigError(wrong_type(merged, choices) if merged != str(error) else _first_line(error)) from error
@@ -89,7 +89,7 @@ def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"{group} must stay {saved[group]} in a resumed run; got {choice}")
     check(overrides, saved)
     node = OmegaConf.structured(config)
-    for override in overrides:
+    for override in as_written(overrides, saved):
         name, value = value_of(override)
         if name not in CHOICES:
             try:

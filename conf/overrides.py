@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 import shlex
 import types
 from collections.abc import Mapping, Sequence
@@ -15,22 +16,28 @@ from omegaconf import OmegaConf
 
 from conf.errors import ConfigError
 from conf.fields import is_union
-from conf.schema import CHOICES, ROOT, entries
+from conf.schema import CHOICES, ROOT, Entry, entries
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "a word or a list"}
+_NEEDS_QUOTES = re.compile(r"[^\w/\\.:+%@?|*$ -]|[^\x00-\x7f]")  # all else may stand in a value by itself
+_TEXT = (str, str | None)
 _PLURALS = {int: "integers", float: "numbers", list[int]: "lists of integers"}
 
 
 def parse_overrides(text: str) -> list[str]:
     """Split a string of overrides, as in ``flwr run --run-config 'overrides="rounds=5 strategy=matcha"'``.
 
+    Quotation marks group, as in a shell; a backslash is an ordinary character, as in paths of Windows.
+
     Raises
     ------
     ConfigError
         If a quotation mark is not closed.
     """
+    words = shlex.shlex(text, posix=True, punctuation_chars=False)
+    words.whitespace_split, words.commenters, words.escape = True, "", ""
     try:
-        return shlex.split(text)
+        return list(words)
     except ValueError as error:
         raise ConfigError(f"overrides must be key=value pairs with closed quotation marks; got {text}") from error
 
@@ -65,12 +72,30 @@ def check(overrides: Sequence[str], choices: Mapping[str, str]) -> None:
         Naming the first invalid override and the closest known key.
     """
     parsed = [_parse(text) for text in overrides]
+    known = entries(choices)
     for override in parsed:
         if override.is_sweep_override():
-            raise ConfigError(_multiple_values(override))
+            entry = known.get(override.key_or_group)
+            raise ConfigError(_multiple_values(override, entry and entry.hint))
     for override in parsed:
         if override.key_or_group not in CHOICES:
             _check_key(override, choices)
+
+
+def as_written(overrides: Sequence[str], choices: Mapping[str, str]) -> list[str]:
+    """Return validated overrides in which a number is quoted if its key takes text: a folder 1.10 is not 1.1."""
+    known = entries(choices)
+    return [_quoted(text) if _is_text(known, text) else text for text in overrides]
+
+
+def _is_text(known: Mapping[str, Entry], text: str) -> bool:
+    name, value = value_of(text)
+    return name in known and known[name].hint in _TEXT and isinstance(value, int | float)
+
+
+def _quoted(text: str) -> str:
+    name, _, value = text.partition("=")
+    return f"{name}='{value.strip()}'"
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -117,12 +142,22 @@ def _parse(text: str) -> Override:
     try:
         override = OverridesParser.create().parse_overrides([text])[0]
     except HydraException as error:
-        raise ConfigError(
-            f"an override must have the form key=value, with spaces and commas quoted; got {text}"
-        ) from error
+        raise ConfigError(f"{_form(text)}; got {text}") from error
     if override.type is not OverrideType.CHANGE or override.package is not None:
         raise ConfigError(f"an override must have the form key=value; keys cannot be added or removed; got {text}")
     return override
+
+
+def _form(text: str) -> str:
+    """Return what is wrong with the form of an override, with the first character that needs quotation marks."""
+    name, equals, value = text.partition("=")
+    special = _NEEDS_QUOTES.search(value)
+    if not equals or special is None or value[:1] in "'\"[{":
+        return "an override must have the form key=value, with spaces and commas quoted"
+    return (
+        f"the value of {name} must be in quotation marks because of {special.group()!r}, and these in others, since "
+        f"""the shell removes one pair: "{name}='{value}'\""""
+    )
 
 
 def _choice(override: Override) -> str:
@@ -136,11 +171,10 @@ def _choice(override: Override) -> str:
     return value
 
 
-def _multiple_values(override: Override) -> str:
-    return (
-        f"{override.key_or_group} must have one value; got {override.get_value_string()} "
-        "(write a list as [1,2]; use --multirun for a sweep)"
-    )
+def _multiple_values(override: Override, hint: Any = None) -> str:
+    name, values = override.key_or_group, override.get_value_string()
+    quoted = f", or quotation marks around its commas, \"{name}='{values}'\"" if hint in _TEXT else ""
+    return f"{name} must have one value{quoted}; got {values} (write a list as [1,2]; use --multirun for a sweep)"
 
 
 def _check_key(override: Override, choices: Mapping[str, str]) -> None:

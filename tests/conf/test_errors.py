@@ -42,6 +42,22 @@ TYPES = {
 GRAMMAR = {
     "seed": "an override must have the form key=value, with spaces and commas quoted; got seed",
     "seed='x": "an override must have the form key=value, with spaces and commas quoted; got seed='x",
+    "run_dir=epoch=1": (
+        "the value of run_dir must be in quotation marks because of '=', and these in others, since the shell removes "
+        "one pair: \"run_dir='epoch=1'\"; got run_dir=epoch=1"
+    ),
+    "task.root=/home/jörg": (
+        "the value of task.root must be in quotation marks because of 'ö', and these in others, since the shell "
+        "removes one pair: \"task.root='/home/jörg'\"; got task.root=/home/jörg"
+    ),
+    "run_dir=~/runs": (
+        "the value of run_dir must be in quotation marks because of '~', and these in others, since the shell removes "
+        "one pair: \"run_dir='~/runs'\"; got run_dir=~/runs"
+    ),
+    "run_dir=a,b": (
+        "run_dir must have one value, or quotation marks around its commas, \"run_dir='a,b'\"; got a,b (write a list "
+        "as [1,2]; use --multirun for a sweep)"
+    ),
     "+foo=1": "an override must have the form key=value; keys cannot be added or removed; got +foo=1",
     "~seed": "an override must have the form key=value; keys cannot be added or removed; got ~seed",
     "engine@x=ray": "an override must have the form key=value; keys cannot be added or removed; got engine@x=ray",

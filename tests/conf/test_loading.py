@@ -106,6 +106,17 @@ class TestParseOverrides:
         text = "strategy=al_dsgd  'run_dir=a b' partitioner.ratios=[1,2]"
         assert parse_overrides(text) == ["strategy=al_dsgd", "run_dir=a b", "partitioner.ratios=[1,2]"]
 
+    def test_a_backslash_is_kept(self) -> None:
+        config = compose(parse_overrides(r"task.root=C:\data\new run_dir='D:\my runs\a'"))
+        assert (config.task.root, config.run_dir) == (r"C:\data\new", r"D:\my runs\a")
+
+    @pytest.mark.parametrize("value", ["2025_01", "1.10", "1e3", "0.50", "007", "true", "v1.10", "runs/1.10"])
+    def test_text_that_looks_like_a_number_is_kept(self, value: str) -> None:
+        config = compose([f"run_dir={value}", f"task.root={value}"])
+        assert (config.run_dir, config.task.root) == (value, value)
+        again = recompose(to_yaml(config), ["run_dir=null", f"task.root={value}"])
+        assert (again.run_dir, again.task.root) == (None, value)
+
     def test_empty_string_is_the_default(self) -> None:
         assert parse_overrides("") == []
 
@@ -114,6 +125,23 @@ class TestParseOverrides:
             ConfigError, match=r"^overrides must be key=value pairs with closed quotation marks; got a='b$"
         ):
             parse_overrides("a='b")
+
+
+BOMB = "a: &a [x,x,x]\n" + "".join(f"{a}: &{a} [*{b},*{b},*{b}]\n" for b, a in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize(
+    "text", [BOMB, "a: !!python/object/apply:os.getcwd []", "{a: " * 400 + "1" + "}" * 400, "7", "\x00"]
+)
+def test_a_hostile_saved_configuration_ends_in_one_line(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^config\.yaml is not a valid run configuration: ") as caught:
+        from_yaml(text)
+    assert "\n" not in str(caught.value)
+    (tmp_path / "config.yaml").write_text(text + " " * (1 << 20))
+    with pytest.raises(
+        ConfigError, match=r"config\.yaml is not a valid run configuration: it must have at most 1048576"
+    ):
+        conf.saved_yaml(str(tmp_path))
 
 
 class TestHash:

@@ -42,3 +42,10 @@ def test_a_class_that_no_worker_drew_is_still_handed_out() -> None:
 def test_alpha_must_be_positive(alpha: float) -> None:
     with pytest.raises(ValueError, match=rf"partitioner\.alpha must be positive and finite; got {alpha}"):
         DirichletPartitioner(alpha)
+
+
+@pytest.mark.parametrize("alpha", [1e300, 6e307, 1.7e308])
+def test_the_largest_concentrations_give_the_proportions_of_the_whole(alpha: float) -> None:
+    parts = DirichletPartitioner(alpha)(np.arange(60) % 3, [1, 1, 2], np.random.default_rng(0))
+    assert [len(part) for part in parts] == [15, 15, 30]
+    assert all(np.ptp(np.bincount(part % 3)) <= 1 for part in parts)
