@@ -85,7 +85,7 @@ def test_a_node_without_the_number_of_workers() -> None:
     grid = InlineGrid(make_client_app(load_by_rank, tiny.linear, device="cpu"), 1)
     for context in grid._contexts.values():
         del context.node_config["num-partitions"]
-    assert "node-config must give num-partitions" in ask(grid)[0].error.reason
+    assert "node-config must give num-partitions" in str(ask(grid)[0].error.reason)
 
 
 def test_mods_see_messages() -> None:
