@@ -182,7 +182,7 @@ def _last_record(folder: RunFolder, strategy: FlowerStrategy, evaluation: Evalua
     if "worker_accuracy" in record:
         return record
     return folder.amend_last(
-        evaluate_models(evaluation, strategy.state.round, strategy.state.rows, strategy.session.layout)[1]
+        evaluate_models(evaluation, strategy.state.round, strategy.state, strategy.session.layout)[1]
     )
 
 

@@ -1,21 +1,19 @@
 """Local training: a pure function of (model row, sample indices, instructions, clock)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from echelon.algorithms.partial import minibatch_sizes
 from echelon.algorithms.seeds import rng
 from echelon.protocol.messages import TrainInstructions
 
 from .clocks import Clock
-from .data import Batch, IndexedData
+from .data import Batch, IndexedData, batches, to_device
 from .model import FlatModel
-
-Loss = Callable[[Tensor, Tensor], Tensor]
+from .objectives import Loss, Reduction, cross_entropy
+from .randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -29,11 +27,6 @@ class LocalUpdate:
     dropped_seconds: float
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy summed over the mini-batch."""
-    return functional.cross_entropy(logits, labels, reduction="sum")
-
-
 def train(
     model: FlatModel,
     data: IndexedData,
@@ -44,6 +37,7 @@ def train(
     velocity: Tensor | None = None,
     anchor: Tensor | None = None,
     loss: Loss = cross_entropy,
+    reduction: Reduction = "sum",
 ) -> LocalUpdate:
     """Run the local steps of a round, starting from the parameters in ``model``, within the time budget.
 
@@ -69,30 +63,37 @@ def train(
     anchor : tensor, shape (P,), optional
         Target of the corrective force (AL-DSGD with ``force=in_step``).
     loss : callable
-        (outputs, labels) -> summed loss.
+        (module, mini-batch) -> loss.
+    reduction : {"sum", "mean"}
+        What ``loss`` returns: the sum over the mini-batch's samples, or their mean.
 
     Returns
     -------
     LocalUpdate
+
+    Raises
+    ------
+    ValueError
+        If the loss is not one number that depends on the parameters.
     """
     stream = (max(instructions.rank, 0), instructions.server_round)
     augment = rng(instructions.seed, "augment", *stream)
     model.module.train()
     samples, minibatches, loss_sum = 0, 0, 0.0
-    target = instructions.target_samples or instructions.local_steps * instructions.batch_size
+    steps = _steps(instructions)
+    pieces = [size for sizes in steps for size in sizes]
+    upcoming = batches(data, torch.split(indices[: sum(pieces)], pieces), augment)
     stopped = False
-    # Fork only the generators in use: forking those of CUDA would initialise CUDA in a CPU-only process.
-    with torch.random.fork_rng([model.device] if model.device == "cuda" else []):
-        torch.manual_seed(int(rng(instructions.seed, "dropout", *stream).integers(2**31)))
-        for _ in range(instructions.local_steps):
+    with seeded(int(rng(instructions.seed, "dropout", *stream).integers(2**31)), model.device):
+        for sizes in steps:
             start = samples
             model.gradients.zero_()
-            for size in minibatch_sizes(min(instructions.batch_size, target - samples), instructions.minibatch_size):
+            for size in sizes:
                 may_stop = minibatches >= instructions.min_minibatches
                 stopped = may_stop and not clock.fits(size, instructions.budget_seconds)
                 if stopped:
                     break
-                loss_sum += _accumulate(model, data.batch(indices[samples : samples + size], augment), loss)
+                loss_sum += _accumulate(model, next(upcoming), size, loss, reduction)
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)
             if samples > start:
@@ -105,12 +106,31 @@ def train(
     return LocalUpdate(samples, minibatches, mean_loss, seconds, dropped)
 
 
-def _accumulate(model: FlatModel, batch: Batch, loss: Loss) -> float:
-    """Add a mini-batch's gradient to ``model.gradients``; return its summed loss."""
-    x, y = batch
-    total = loss(model.module(x.to(model.device)), y.to(model.device))
+def _steps(instructions: TrainInstructions) -> list[list[int]]:
+    """Return the sizes of the mini-batches of every step of a round."""
+    left = instructions.target_samples or instructions.local_steps * instructions.batch_size
+    steps = []
+    for _ in range(instructions.local_steps):
+        steps.append(minibatch_sizes(min(instructions.batch_size, left), instructions.minibatch_size))
+        left -= sum(steps[-1])
+    return steps
+
+
+def _accumulate(model: FlatModel, batch: Batch, size: int, loss: Loss, reduction: Reduction) -> float:
+    """Add the gradient of a mini-batch of ``size`` samples to ``model.gradients``; return its summed loss."""
+    total = loss(model.module, to_device(batch, model.device))
+    if not isinstance(total, Tensor) or total.numel() != 1 or not total.requires_grad:
+        raise ValueError(f"loss must return one number that depends on the model's parameters; got {_said(total)}")
+    if reduction == "mean":
+        total = total * size
     total.backward()  # type: ignore[no-untyped-call]
     return total.item()
+
+
+def _said(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}" + ("" if value.requires_grad else " without a gradient")
+    return f"a {type(value).__name__}"
 
 
 @torch.no_grad()
@@ -121,8 +141,6 @@ def _step(model: FlatModel, instructions: TrainInstructions, velocity: Tensor | 
         direction.add_(x, alpha=instructions.weight_decay)
     if anchor is not None:
         direction.add_(x - anchor, alpha=instructions.anchor_strength)
-    if model.frozen is not None:
-        direction.masked_fill_(model.frozen, 0.0)
     if velocity is not None:
         direction = velocity.mul_(instructions.momentum).add_(direction)
     x.sub_(direction, alpha=instructions.learning_rate)

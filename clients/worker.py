@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from echelon.algorithms.partial import Cursor, upcoming
@@ -15,8 +16,10 @@ from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
     CONFIG,
+    INITIAL,
     METRICS,
     MOMENTUM,
+    NUM_EXAMPLES,
     SHARD,
     RosterEntry,
     TrainInstructions,
@@ -25,10 +28,11 @@ from echelon.protocol.messages import (
 )
 
 from .clocks import Clock, WallClock
-from .data import IndexedData, as_indexed
+from .data import DataError, IndexedData, as_indexed, to_device
 from .fleet import Fleet
 from .model import FlatModel
-from .training import Loss, cross_entropy, train
+from .objectives import Loss, Metrics, Reduction, cross_entropy, cross_entropy_and_accuracy
+from .training import train
 
 # Mini-batches for calibration on real devices; the first one warms up caches and is not counted.
 _CALIBRATION_MINIBATCHES = 4
@@ -46,8 +50,13 @@ class Worker:
         Compute device.
     fleet : Fleet, optional
         Simulated devices; by default the wall clock measures.
-    loss : callable
-        (outputs, labels) -> summed loss.
+    loss : callable, optional
+        (module, mini-batch) -> loss; by default the cross-entropy of (inputs, labels).
+    metrics : callable, optional
+        (module, mini-batch) -> what an evaluation reports, by name; by default ``loss`` and, for the default loss,
+        ``accuracy``.
+    reduction : {"sum", "mean"}
+        What ``loss`` and ``metrics`` return: sums over the samples of a mini-batch, or their means.
     speed_limit : float
         Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
     """
@@ -58,42 +67,58 @@ class Worker:
         *,
         device: str = "auto",
         fleet: Fleet | None = None,
-        loss: Loss = cross_entropy,
+        loss: Loss | None = None,
+        metrics: Metrics | None = None,
+        reduction: Reduction = "sum",
         speed_limit: float = math.inf,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
         self.device = _resolve_device(device)
         self.model = FlatModel(build_model(), self.device)
         self.fleet = fleet
-        self.loss = loss
+        if reduction not in ("sum", "mean"):
+            raise ValueError(f"reduction must be sum or mean; got {reduction}")
+        if loss is None and reduction == "mean":
+            raise ValueError("reduction=mean needs a loss: the default cross-entropy is a sum")
+        self.loss = loss or cross_entropy
+        self.metrics = metrics or (cross_entropy_and_accuracy if loss is None else None)
+        self.reduction: Reduction = reduction
         self.speed_limit = speed_limit
 
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
         """Load the data of a worker, once per process; required before any request for its rank."""
         if rank not in self._data:
-            self._data[rank] = as_indexed(load())
+            try:
+                self._data[rank] = as_indexed(load())
+            except DataError as error:
+                raise DataError(f"worker {rank}: {error}") from error
 
-    def roster(self, rank: int, instructions: TrainInstructions, packs: bool = False) -> RecordDict:
-        """Answer the handshake: rank, samples and speed (known in simulation, measured on a real device)."""
-        samples = len(self._data[rank])
+    def roster(self, rank: int, config: ConfigRecord, packs: bool = False) -> RecordDict:
+        """Answer the handshake: rank, samples, speed (known in simulation, measured on a real device), and model.
+
+        Raises
+        ------
+        ValueError
+            If the server's initial arrays are those of another model.
+        """
+        instructions = TrainInstructions.from_config(config)
+        entry = RosterEntry(rank, len(self._data[rank]), device=self.device, packs=packs, parts=self.model.parts)
+        if INITIAL in config:
+            initial: Any = config[INITIAL]
+            self.model.check_names(initial)
+            entry = replace(entry, buffers=self.model.buffers(leave_out=initial))
         fleet = self._simulated(instructions)
-        if fleet is None:
-            per_sample = self._calibrate(rank, instructions)
-            per_minibatch = per_sample * instructions.minibatch_size
-            entry = RosterEntry(rank, samples, 1 / per_sample, per_minibatch, device=self.device, packs=packs)
-            return entry.to_content()
-        device = fleet.device(rank)
-        per_minibatch = instructions.minibatch_size / device.samples_per_second
-        return RosterEntry(
-            rank,
-            samples,
-            device.samples_per_second,
-            per_minibatch,
-            device.latency_seconds,
-            device.bandwidth,
-            self.device,
-            packs,
-        ).to_content()
+        if fleet is not None:
+            device = fleet.device(rank)
+            speed = device.samples_per_second
+            network = {"latency_seconds": device.latency_seconds, "bandwidth": device.bandwidth}
+            entry = replace(entry, **network)  # type: ignore[arg-type]
+        elif not entry.num_examples:
+            return entry.to_content()  # nothing to measure with
+        else:
+            speed = 1 / self._calibrate(rank, instructions)
+        per_minibatch = instructions.minibatch_size / speed
+        return replace(entry, samples_per_second=speed, seconds_per_minibatch=per_minibatch).to_content()
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:
         """Run the local steps of a round on the received row; return the new row and the report."""
@@ -106,6 +131,8 @@ class Worker:
             if offline > 0:
                 return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
         self.model.load(content.array_records[ARRAYS])
+        if not len(shard):
+            return self._unchanged(content)
         velocity = self._vector(content, MOMENTUM)
         if velocity is None and instructions.momentum:
             velocity = torch.zeros_like(self.model.parameters)
@@ -121,6 +148,7 @@ class Worker:
             velocity=velocity,
             anchor=self._vector(content, ANCHOR),
             loss=self.loss,
+            reduction=self.reduction,
         )
         report = TrainReport(
             len(shard), update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds
@@ -130,27 +158,40 @@ class Worker:
             reply[MOMENTUM] = self.model.unflatten(velocity)
         return reply
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, rank: int, content: RecordDict) -> RecordDict:
-        """Return mean loss and accuracy of the received model on the worker's shard."""
+        """Return the means of the metrics of the received model over the worker's shard.
+
+        Raises
+        ------
+        ValueError
+            If a metric is not one number.
+        """
         data = self._data[rank]
         shard = torch.tensor(_shard(content, len(data)))
         self.model.load(content.array_records[ARRAYS])
         self.model.module.eval()
         unused = np.random.default_rng(0)
-        loss, correct = 0.0, 0
-        for indices in torch.split(shard, _EVALUATION_BATCH):
-            x, y = data.batch(indices, unused)
-            outputs, labels = self.model.module(x.to(self.device)), y.to(self.device)
-            loss += self.loss(outputs, labels).item()
-            correct += int((outputs.argmax(-1) == labels).sum())
-        count = len(shard)
-        metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": count,
-            "loss": loss / count,
-            "accuracy": correct / count,
-        }
-        return RecordDict({METRICS: MetricRecord(metrics)})
+        sums: dict[str, float] = {}
+        for indices in torch.split(shard, _EVALUATION_BATCH) if len(shard) else ():
+            batch = to_device(data.batch(indices, unused), self.device)
+            weight = len(indices) if self.reduction == "mean" else 1
+            for name, value in self._measure(batch).items():
+                sums[name] = sums.get(name, 0.0) + weight * _number(name, value)
+        means = {name: value / len(shard) for name, value in sums.items()}
+        return RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: len(shard), **means})})
+
+    def _measure(self, batch: Any) -> dict[str, Any]:
+        """Return the metrics of a mini-batch; its loss is one of them."""
+        found = dict(self.metrics(self.model.module, batch)) if self.metrics else {}
+        return found if "loss" in found else {"loss": self.loss(self.model.module, batch), **found}
+
+    def _unchanged(self, content: RecordDict) -> RecordDict:
+        """Return the reply of a worker without samples, which takes part in the averaging alone."""
+        reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: TrainReport(0).to_metrics()})
+        if MOMENTUM in content:
+            reply[MOMENTUM] = content.array_records[MOMENTUM]
+        return reply
 
     def _simulated(self, instructions: TrainInstructions) -> Fleet | None:
         return None if instructions.wall_clock else self.fleet
@@ -168,11 +209,18 @@ class Worker:
         """Measure seconds per sample on a few mini-batches."""
         data, size = self._data[rank], instructions.minibatch_size
         indices = torch.arange(size * _CALIBRATION_MINIBATCHES) % len(data)
-        measure = partial(train, self.model, data, loss=self.loss)
+        measure = partial(train, self.model, data, loss=self.loss, reduction=self.reduction)
         probe = TrainInstructions(batch_size=size, minibatch_size=size, learning_rate=0.0)
         measure(indices[:size], probe, WallClock())
         probe = TrainInstructions(batch_size=len(indices) - size, minibatch_size=size, learning_rate=0.0)
         return measure(indices[size:], probe, WallClock(speed_limit=self.speed_limit)).seconds / probe.batch_size
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"metrics must return one number for {name}; got {type(value).__name__}") from None
 
 
 def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -6,13 +6,15 @@ Flower's FedAvg, and other Flower clients work with Echelon's strategies.
 
 import io
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
+
+from echelon.core.layout import ModelParts
 
 ROSTER_QUERY = "roster"
 
@@ -21,10 +23,12 @@ MOMENTUM = "momentum"
 ANCHOR = "anchor"
 SHARD = "shard"
 CONFIG = "config"
+INITIAL = "initial-arrays"
 METRICS = "metrics"
 NUM_EXAMPLES = "num-examples"
 
 _LONGEST_HEADER = 4096
+_NO_NUMBERS = frozenset({"device", "packs", "parts", "buffers"})
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,8 @@ class RosterEntry:
     """A worker's description of itself in the handshake.
 
     ``seconds_per_minibatch`` is measured on real devices and known in simulation; NaN if unknown. ``bandwidth`` is in
-    bytes per second. ``packs`` is true if the worker supports packed arrays (``echelon.protocol.packing``).
+    bytes per second. ``packs`` is true if the worker supports packed arrays (``echelon.protocol.packing``). ``parts``
+    says what its model is made of; ``buffers`` are those that the initial arrays lack.
     """
 
     rank: int
@@ -125,18 +130,26 @@ class RosterEntry:
     bandwidth: float = math.inf
     device: str = ""
     packs: bool = False
+    parts: ModelParts | None = None
+    buffers: ArrayRecord | None = field(default=None, compare=False)
 
     def to_content(self) -> RecordDict:
         """Return the content of a handshake reply."""
-        values = asdict(self)
-        config = ConfigRecord({name: values.pop(name) for name in ("device", "packs")})
-        return RecordDict({METRICS: MetricRecord(values), CONFIG: config})
+        values = {name: value for name, value in vars(self).items() if name not in _NO_NUMBERS}
+        config = ConfigRecord({"device": self.device, "packs": self.packs})
+        if self.parts is not None:
+            config.update(_parts_to_config(self.parts))
+        content = RecordDict({METRICS: MetricRecord(values), CONFIG: config})
+        if self.buffers is not None:
+            content[ARRAYS] = self.buffers
+        return content
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Self:
         """Parse a handshake reply; raise KeyError, TypeError or ValueError if it is malformed."""
         metrics = content.metric_records[METRICS]
-        values: dict[str, Any] = {f.name: metrics[f.name] for f in fields(cls) if f.name in metrics}
+        numbers = {f.name for f in fields(cls)} - _NO_NUMBERS
+        values: dict[str, Any] = {name: metrics[name] for name in numbers & set(metrics)}
         for name, value in values.items():
             if (
                 isinstance(value, list)
@@ -150,7 +163,29 @@ class RosterEntry:
                 raise ValueError(f"{name} must be above 0 and, except for bandwidth, finite; got {values[name]}")
         if not values.get("latency_seconds", 0.0) < math.inf:
             raise ValueError(f"latency_seconds must be finite; got {values['latency_seconds']}")
-        return cls(device=str(config["device"]), packs=bool(config.get("packs", False)), **values)
+        parts = _parts_from_config(config)
+        texts: dict[str, Any] = {"device": str(config["device"]), "packs": bool(config.get("packs", False))}
+        return cls(parts=parts, buffers=content.array_records.get(ARRAYS), **texts, **values)
+
+
+def _parts_to_config(parts: ModelParts) -> ConfigRecord:
+    tied = [name for pair in parts.tied.items() for name in pair]
+    return ConfigRecord(
+        {"trainable": [*parts.trainable], "buffers": [*parts.buffers], "tied": tied, "frozen": parts.frozen}
+    )
+
+
+def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
+    """Parse what a worker says about its model; None if it says nothing, ValueError if that is malformed."""
+    if "trainable" not in config:
+        return None
+    lists: dict[str, Any] = {name: config[name] for name in ("trainable", "buffers", "tied")}
+    for name, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(value, str) for value in names):
+            raise ValueError(f"{name} must be a list of names; got {names}")
+    tied = lists["tied"]
+    pairs = dict(zip(tied[::2], tied[1::2], strict=True))
+    return ModelParts(tuple(lists["trainable"]), tuple(lists["buffers"]), pairs, str(config["frozen"]))
 
 
 def as_ndarray(array: Array) -> NDArray[Any]:

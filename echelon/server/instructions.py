@@ -99,7 +99,7 @@ def train_message(
     extra: dict[str, ArrayRecord],
 ) -> Message:
     """Return the message that carries a worker's row, momentum, shard and instructions."""
-    content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: config})
+    content = RecordDict({ARRAYS: layout.write(state.rows[rank], state.exact[rank]), CONFIG: config})
     if state.momentum is not None:
         content[MOMENTUM] = layout.parameter_arrays(state.momentum[rank])
     if partition.parts is not None:

@@ -16,6 +16,8 @@ class ServerState:
     ----------
     rows : float32 ndarray, shape (N, P)
         Every worker's model: parameters, then buffers.
+    exact : uint8 ndarray, shape (N, B)
+        Bytes of the buffers that have no place in a row.
     momentum : float32 ndarray, shape (N, number of parameters), or None
         Momentum buffers, where the workers use momentum.
     cursors : int64 ndarray, shape (N, 2)
@@ -39,6 +41,7 @@ class ServerState:
     """
 
     rows: NDArray[np.float32]
+    exact: NDArray[np.uint8]
     momentum: NDArray[np.float32] | None
     cursors: NDArray[np.int64]
     left_in_batch: NDArray[np.int64]
@@ -53,10 +56,13 @@ class ServerState:
     extras: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     @classmethod
-    def initial(cls, row: NDArray[np.float32], num_workers: int, num_momentum: int) -> "ServerState":
-        """Return the state before the first round: every worker starts from ``row``."""
+    def initial(
+        cls, row: NDArray[np.float32], num_workers: int, num_momentum: int, exact: NDArray[np.uint8] | None = None
+    ) -> "ServerState":
+        """Return the state before the first round: every worker starts from ``row`` and ``exact``."""
         return cls(
             rows=np.tile(row, (num_workers, 1)),
+            exact=np.tile(np.empty(0, dtype=np.uint8) if exact is None else exact, (num_workers, 1)),
             momentum=np.zeros((num_workers, num_momentum), dtype=np.float32) if num_momentum else None,
             cursors=np.zeros((num_workers, 2), dtype=np.int64),
             left_in_batch=np.zeros(num_workers, dtype=np.int64),

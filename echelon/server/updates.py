@@ -173,6 +173,8 @@ def advance_state(
         state.count_samples(rank, report.samples)
         if report.samples and report.seconds > 0:  # a foreign client does not measure
             state.learn_speed(rank, report.seconds * minibatch_size / report.samples, ema)
+        if reply.exact is not None:
+            state.exact[rank] = reply.exact
         if state.momentum is not None and reply.momentum is not None:
             state.momentum[rank] = reply.momentum
 

@@ -158,7 +158,7 @@ class TestBudget:
 
     def test_the_two_parts_of_a_batch_are_the_batch(self) -> None:
         """Without curvature (loss linear in the parameters) 12 + 20 samples give the same result as 32."""
-        linear_loss: dict[str, Any] = {"loss": lambda outputs, labels: (outputs * functional.one_hot(labels, 3)).sum()}
+        linear_loss: dict[str, Any] = {"loss": lambda model, b: (model(b[0]) * functional.one_hot(b[1], 3)).sum()}
         whole, _ = run(BASE, **linear_loss)
         model = FlatModel(tiny.linear())
         clock = VirtualClock(float("inf"), lambda: 1.0)
@@ -205,7 +205,7 @@ class TestRandomness:
 
 
 def test_another_loss() -> None:
-    model, update = run(BASE, loss=lambda outputs, labels: (outputs**2).sum())
+    model, update = run(BASE, loss=lambda model, batch: (model(batch[0]) ** 2).sum())
     module = tiny.linear()
     loss = (module(X[:32]) ** 2).sum()
     torch.autograd.backward(loss / 32)
