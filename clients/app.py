@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .fleet import Fleet
-    from .objectives import Loss, Metrics, Reduction
+    from .objectives import Loss, Metrics, Precision, Reduction
+    from .optimizers import Factory, Keeper
     from .worker import Worker
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
@@ -80,6 +81,10 @@ def make_client_app(
     loss: "Loss | None" = None,
     metrics: "Metrics | None" = None,
     reduction: "Reduction" = "sum",
+    precision: "Precision" = "fp32",
+    optimizer: "str | Factory" = "sgd",
+    optimizer_state: "Keeper" = "server",
+    max_grad_norm: float | None = None,
     mods: list[Mod] | None = None,
     persistent: str | None = None,
 ) -> WorkerApp:
@@ -106,6 +111,11 @@ def make_client_app(
         ``accuracy``.
     reduction : {"sum", "mean"}
         What ``loss`` and ``metrics`` return: sums over the samples of a mini-batch, or their means.
+    precision : {"fp32", "bf16"}
+        ``bf16`` computes the loss under torch's autocast.
+    optimizer, optimizer_state, max_grad_norm
+        See :class:`clients.optimizers.Optimizer`: a name or a function of the parameters, who keeps its state, and a
+        bound on the gradient's norm.
     mods : list of Flower mods, optional
         Wrapped around every train message, as by ``@app.train(mods=...)``; ``docs/security.md`` lists which mods are
         compatible with these strategies.
@@ -121,7 +131,7 @@ def make_client_app(
     Raises
     ------
     ValueError
-        For a secure-aggregation mod.
+        For a secure-aggregation mod. Other values are checked where the worker is made.
     """
     for mod in mods or []:
         if ".secure_aggregation." in f"{getattr(mod, '__module__', '')}.":
@@ -129,7 +139,12 @@ def make_client_app(
                 f"mods must leave each worker's model readable, because the server keeps one per worker; got "
                 f"{getattr(mod, '__name__', mod)}, which reveals only sums to the server"
             )
-    options = {"device": device, "fleet": fleet, "loss": loss, "metrics": metrics, "reduction": reduction}
+    options = {
+        "device": device,
+        "fleet": fleet,
+        "objective": (loss, metrics, reduction, precision),
+        "optimizer": (optimizer, optimizer_state, max_grad_norm),
+    }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.
     return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent)
@@ -170,10 +185,13 @@ def _worker(
 ) -> "Worker":
     """Return this process's worker for the app ``key``, with the node's data; it replaces that of another app."""
     if key not in _workers:
+        from .objectives import Objective
+        from .optimizers import Optimizer
         from .worker import Worker
 
+        made = {"objective": Objective(*options["objective"]), "optimizer": Optimizer(*options["optimizer"])}
         _workers.clear()
-        _workers[key] = Worker(build_model, **{**options, **_of_node(context)})
+        _workers[key] = Worker(build_model, **{**options, **made, **_of_node(context)})
 
     def load() -> Any:
         if len(inspect.signature(load_data).parameters) == 1:

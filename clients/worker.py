@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from echelon.algorithms.partial import Cursor, upcoming
+from echelon.core.layout import ModelParts
 from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
@@ -20,6 +21,7 @@ from echelon.protocol.messages import (
     METRICS,
     MOMENTUM,
     NUM_EXAMPLES,
+    OPTIMIZER,
     SHARD,
     RosterEntry,
     TrainInstructions,
@@ -28,10 +30,12 @@ from echelon.protocol.messages import (
 )
 
 from .clocks import Clock, WallClock
-from .data import DataError, IndexedData, as_indexed, to_device
+from .data import DataError, IndexedData, as_indexed
 from .fleet import Fleet
 from .model import FlatModel
-from .objectives import Loss, Metrics, Reduction, cross_entropy, cross_entropy_and_accuracy
+from .objectives import Objective
+from .optimizers import MOMENTUM_BUFFER, Optimizer, State
+from .randomness import seeded
 from .training import train
 
 # Mini-batches for calibration on real devices; the first one warms up caches and is not counted.
@@ -50,13 +54,10 @@ class Worker:
         Compute device.
     fleet : Fleet, optional
         Simulated devices; by default the wall clock measures.
-    loss : callable, optional
-        (module, mini-batch) -> loss; by default the cross-entropy of (inputs, labels).
-    metrics : callable, optional
-        (module, mini-batch) -> what an evaluation reports, by name; by default ``loss`` and, for the default loss,
-        ``accuracy``.
-    reduction : {"sum", "mean"}
-        What ``loss`` and ``metrics`` return: sums over the samples of a mini-batch, or their means.
+    objective : Objective
+        What to minimise and to report; by default the cross-entropy of (inputs, labels).
+    optimizer : Optimizer
+        Of the local steps; SGD by default.
     speed_limit : float
         Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
     """
@@ -67,22 +68,17 @@ class Worker:
         *,
         device: str = "auto",
         fleet: Fleet | None = None,
-        loss: Loss | None = None,
-        metrics: Metrics | None = None,
-        reduction: Reduction = "sum",
+        objective: Objective | None = None,
+        optimizer: Optimizer | None = None,
         speed_limit: float = math.inf,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
         self.device = _resolve_device(device)
         self.model = FlatModel(build_model(), self.device)
         self.fleet = fleet
-        if reduction not in ("sum", "mean"):
-            raise ValueError(f"reduction must be sum or mean; got {reduction}")
-        if loss is None and reduction == "mean":
-            raise ValueError("reduction=mean needs a loss: the default cross-entropy is a sum")
-        self.loss = loss or cross_entropy
-        self.metrics = metrics or (cross_entropy_and_accuracy if loss is None else None)
-        self.reduction: Reduction = reduction
+        self.objective = objective or Objective()
+        self.optimizer = optimizer or Optimizer()
+        self._kept: dict[int, State] = {}
         self.speed_limit = speed_limit
 
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
@@ -102,7 +98,7 @@ class Worker:
             If the server's initial arrays are those of another model.
         """
         instructions = TrainInstructions.from_config(config)
-        entry = RosterEntry(rank, len(self._data[rank]), device=self.device, packs=packs, parts=self.model.parts)
+        entry = RosterEntry(rank, len(self._data[rank]), device=self.device, packs=packs, parts=self._parts())
         if INITIAL in config:
             initial: Any = config[INITIAL]
             self.model.check_names(initial)
@@ -133,9 +129,7 @@ class Worker:
         self.model.load(content.array_records[ARRAYS])
         if not len(shard):
             return self._unchanged(content)
-        velocity = self._vector(content, MOMENTUM)
-        if velocity is None and instructions.momentum:
-            velocity = torch.zeros_like(self.model.parameters)
+        steps = self.optimizer.prepare(self.model, instructions, self._saved(rank, content))
         cursor = Cursor(instructions.epoch, instructions.position)
         count = instructions.local_steps * instructions.batch_size
         positions = upcoming(instructions.seed, rank, cursor, len(shard), count)
@@ -145,17 +139,15 @@ class Worker:
             torch.from_numpy(shard[positions]),
             instructions,
             self._clock(rank, instructions),
-            velocity=velocity,
+            optimizer=steps,
             anchor=self._vector(content, ANCHOR),
-            loss=self.loss,
-            reduction=self.reduction,
+            objective=self.objective,
         )
         report = TrainReport(
             len(shard), update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds
         )
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: report.to_metrics()})
-        if MOMENTUM in content and velocity is not None:
-            reply[MOMENTUM] = self.model.unflatten(velocity)
+        self._keep(rank, steps.state, content, reply)
         return reply
 
     @torch.no_grad()
@@ -173,18 +165,45 @@ class Worker:
         self.model.module.eval()
         unused = np.random.default_rng(0)
         sums: dict[str, float] = {}
-        for indices in torch.split(shard, _EVALUATION_BATCH) if len(shard) else ():
-            batch = to_device(data.batch(indices, unused), self.device)
-            weight = len(indices) if self.reduction == "mean" else 1
-            for name, value in self._measure(batch).items():
-                sums[name] = sums.get(name, 0.0) + weight * _number(name, value)
+        with seeded(0, self.device):
+            for indices in torch.split(shard, _EVALUATION_BATCH) if len(shard) else ():
+                batch = data.batch(indices, unused)
+                for name, value in self.objective.measure(self.model.module, batch, len(indices), self.device).items():
+                    sums[name] = sums.get(name, 0.0) + value
         means = {name: value / len(shard) for name, value in sums.items()}
         return RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: len(shard), **means})})
 
-    def _measure(self, batch: Any) -> dict[str, Any]:
-        """Return the metrics of a mini-batch; its loss is one of them."""
-        found = dict(self.metrics(self.model.module, batch)) if self.metrics else {}
-        return found if "loss" in found else {"loss": self.loss(self.model.module, batch), **found}
+    def _parts(self) -> ModelParts:
+        """Return what the model is made of, and which state of the optimiser travels with it."""
+        travels, is_sgd = self.optimizer.state == "server", self.optimizer.is_sgd
+        vectors, numbers = self.optimizer.slots if travels and not is_sgd else ((), ())
+        return replace(self.model.parts, momentum=travels and is_sgd, vectors=vectors, numbers=numbers)
+
+    def _saved(self, rank: int, content: RecordDict) -> State:
+        """Return the optimiser's state from which a round goes on."""
+        if self.optimizer.state != "server":
+            return self._kept.get(rank, {})
+        saved: State = {}
+        if MOMENTUM in content:
+            saved[MOMENTUM_BUFFER] = self.model.flatten(content.array_records[MOMENTUM])
+        for name, array in content.array_records.get(OPTIMIZER, ArrayRecord()).items():
+            value = torch.from_numpy(np.array(as_ndarray(array)))
+            # A number of steps stays on the CPU, as torch leaves it.
+            saved[name] = value.to(self.device) if value.ndim else value
+        return saved
+
+    def _keep(self, rank: int, state: State, content: RecordDict, reply: RecordDict) -> None:
+        """Put the optimiser's state where it is kept between rounds."""
+        if self.optimizer.state == "worker":
+            self._kept[rank] = {name: value.clone() for name, value in state.items()}
+        if self.optimizer.state != "server":
+            return
+        keeps = TrainInstructions.from_config(content.config_records[CONFIG]).keeps_optimizer
+        if MOMENTUM in content and self.optimizer.is_sgd:
+            momentum = state.get(MOMENTUM_BUFFER)
+            reply[MOMENTUM] = content.array_records[MOMENTUM] if momentum is None else self.model.unflatten(momentum)
+        elif keeps and state:
+            reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in state.items()})
 
     def _unchanged(self, content: RecordDict) -> RecordDict:
         """Return the reply of a worker without samples, which takes part in the averaging alone."""
@@ -209,18 +228,11 @@ class Worker:
         """Measure seconds per sample on a few mini-batches."""
         data, size = self._data[rank], instructions.minibatch_size
         indices = torch.arange(size * _CALIBRATION_MINIBATCHES) % len(data)
-        measure = partial(train, self.model, data, loss=self.loss, reduction=self.reduction)
+        measure = partial(train, self.model, data, objective=self.objective)
         probe = TrainInstructions(batch_size=size, minibatch_size=size, learning_rate=0.0)
         measure(indices[:size], probe, WallClock())
         probe = TrainInstructions(batch_size=len(indices) - size, minibatch_size=size, learning_rate=0.0)
         return measure(indices[size:], probe, WallClock(speed_limit=self.speed_limit)).seconds / probe.batch_size
-
-
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"metrics must return one number for {name}; got {type(value).__name__}") from None
 
 
 def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -30,12 +30,19 @@ class ModelParts:
         Further names of a value: {name: the name in ``trainable`` or ``buffers``}.
     frozen : str
         Digest of the parameters without a gradient; empty if there is none.
+    momentum : bool
+        Whether SGD's momentum buffer, if there is momentum, travels with the row.
+    vectors, numbers : tuple of str
+        State of another optimiser that travels with the row: vectors over the parameters, and single numbers.
     """
 
     trainable: tuple[str, ...]
     buffers: tuple[str, ...] = ()
     tied: Mapping[str, str] = field(default_factory=dict)
     frozen: str = ""
+    momentum: bool = True
+    vectors: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @classmethod
     def guess(cls, values: Values) -> "ModelParts":
@@ -48,11 +55,11 @@ class ModelParts:
 
     def difference(self, agreed: "ModelParts") -> str:
         """Return how a worker's model differs from the others', to follow the words "its model"."""
-        for kind in ("trainable", "buffers"):
+        for kind in ("trainable", "buffers", "vectors", "numbers"):
             mine, theirs = set(getattr(self, kind)), set(getattr(agreed, kind))
             if odd := sorted(mine ^ theirs):
                 return f"{'has' if odd[0] in mine else 'lacks'} {odd[0]} among its {kind} values"
-        return "has other tied or frozen parameters than the others'"
+        return "has other tied or frozen parameters, or another optimiser, than the others'"
 
 
 class Layout:
@@ -81,6 +88,10 @@ class Layout:
         Columns of a row, P.
     exact_size : int
         Bytes beside a row, B.
+    has_momentum : bool
+        Whether SGD's momentum buffer, if there is momentum, travels with the row.
+    optimizer_size : int
+        Values of other state of the optimiser that travels with the row, S.
     num_bytes : int
         Size in bytes of what travels of a model.
 
@@ -133,6 +144,9 @@ class Layout:
         self.num_parameters = sum(sizes[name] for name in parameters)
         self.size = sum(sizes[name] for name in self._places)
         self.exact_size = sum(num_bytes[name] for name in exact)
+        self._slots = dict.fromkeys(parts.vectors, self.num_parameters) | dict.fromkeys(parts.numbers, 1)
+        self.has_momentum = parts.momentum
+        self.optimizer_size = sum(self._slots.values())
         self.num_bytes = sum(num_bytes[name] for name in self._sent)
 
     @property
@@ -213,6 +227,32 @@ class Layout:
     def unpack_parameters(self, row: Row) -> dict[str, NDArray[Any]]:
         """Return a vector over the parameters as named values."""
         return {name: self._value(name, row) for name in self._parameters}
+
+    def pack_optimizer(self, values: Values) -> Row:
+        """Return the optimiser's state as a vector, shape (optimizer_size,).
+
+        Raises
+        ------
+        ValueError
+            As :meth:`pack`.
+        """
+        if set(values) != set(self._slots):
+            raise ValueError(f"the state of the optimiser must be {', '.join(self._slots)}; got {', '.join(values)}")
+        pieces = []
+        for name, size in self._slots.items():
+            value = values[name]
+            if value.dtype != np.float32 or value.size != size or not np.isfinite(value).all():
+                raise ValueError(
+                    f"{name} of the optimiser must be {size} finite float32; got {value.size} {value.dtype}"
+                )
+            pieces.append(value.reshape(-1))
+        return np.concatenate(pieces)
+
+    def unpack_optimizer(self, row: Row) -> dict[str, NDArray[Any]]:
+        """Return a vector of optimiser state as named values."""
+        ends = np.cumsum(list(self._slots.values()))
+        pieces = zip(self._slots.items(), np.split(row, ends[:-1]), strict=True)
+        return {name: piece.reshape(() if size == 1 else size) for (name, size), piece in pieces}
 
     def _fill(self, row: Row, values: Values, names: list[str]) -> None:
         for name in names:

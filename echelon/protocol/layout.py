@@ -60,6 +60,14 @@ class ArrayLayout(Layout):
         """Return a vector over the parameters as named arrays."""
         return _record(self.unpack_parameters(row))
 
+    def optimizer_row(self, arrays: ArrayRecord) -> Row:
+        """Return the optimiser's state as a vector, shape (optimizer_size,); raises as :meth:`row`."""
+        return self.pack_optimizer(_Values(arrays))
+
+    def optimizer_arrays(self, row: Row) -> ArrayRecord:
+        """Return a vector of optimiser state as named arrays."""
+        return _record(self.unpack_optimizer(row))
+
 
 class _Values(Mapping[str, NDArray[Any]]):
     """The arrays of a record as values, each read when it is asked for: names are checked before any is read."""

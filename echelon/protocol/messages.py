@@ -24,10 +24,12 @@ ANCHOR = "anchor"
 SHARD = "shard"
 CONFIG = "config"
 INITIAL = "initial-arrays"
+OPTIMIZER = "optimizer"
 METRICS = "metrics"
 NUM_EXAMPLES = "num-examples"
 
 _LONGEST_HEADER = 4096
+_PART_LISTS = ("trainable", "buffers", "vectors", "numbers")
 _NO_NUMBERS = frozenset({"device", "packs", "parts", "buffers"})
 
 
@@ -36,9 +38,11 @@ class TrainInstructions:
     """A round's instructions to one worker; the defaults serve a server that sends none (Flower's FedAvg).
 
     ``target_samples`` is the work of the round; 0 means ``local_steps`` full batches. ``budget_seconds`` is infinite
-    for blocking work. ``epoch`` and ``position`` are the worker's cursor. ``run_seconds`` is the start of the round on
-    the time axis of the run. ``wall_clock`` disables a simulated fleet. ``persistent`` lets a deployed node keep a
-    trainer process, which is killed if it does not answer within the budget plus ``timeout_seconds``.
+    for blocking work. ``schedule`` is the factor of the learning rate in this round. With ``keeps_optimizer`` the
+    server keeps the state of the worker's optimiser. ``epoch`` and ``position`` are the worker's cursor.
+    ``run_seconds`` is the start of the round on the time axis of the run. ``wall_clock`` disables a simulated fleet.
+    ``persistent`` lets a deployed node keep a trainer process, which is killed if it does not answer within the budget
+    plus ``timeout_seconds``.
     """
 
     seed: int = 0
@@ -55,6 +59,8 @@ class TrainInstructions:
     momentum: float = 0.0
     weight_decay: float = 0.0
     anchor_strength: float = 0.0
+    schedule: float = 1.0
+    keeps_optimizer: bool = False
     epoch: int = 0
     position: int = 0
     run_seconds: float = 0.0
@@ -169,23 +175,23 @@ class RosterEntry:
 
 
 def _parts_to_config(parts: ModelParts) -> ConfigRecord:
+    lists = {name: [*getattr(parts, name)] for name in _PART_LISTS}
     tied = [name for pair in parts.tied.items() for name in pair]
-    return ConfigRecord(
-        {"trainable": [*parts.trainable], "buffers": [*parts.buffers], "tied": tied, "frozen": parts.frozen}
-    )
+    return ConfigRecord({**lists, "tied": tied, "frozen": parts.frozen, "momentum": parts.momentum})
 
 
 def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
     """Parse what a worker says about its model; None if it says nothing, ValueError if that is malformed."""
     if "trainable" not in config:
         return None
-    lists: dict[str, Any] = {name: config[name] for name in ("trainable", "buffers", "tied")}
+    lists: dict[str, Any] = {name: config[name] for name in (*_PART_LISTS, "tied")}
     for name, names in lists.items():
         if not isinstance(names, list) or not all(isinstance(value, str) for value in names):
             raise ValueError(f"{name} must be a list of names; got {names}")
-    tied = lists["tied"]
+    tied = lists.pop("tied")
     pairs = dict(zip(tied[::2], tied[1::2], strict=True))
-    return ModelParts(tuple(lists["trainable"]), tuple(lists["buffers"]), pairs, str(config["frozen"]))
+    named: dict[str, Any] = {name: tuple(names) for name, names in lists.items()}
+    return ModelParts(**named, tied=pairs, frozen=str(config["frozen"]), momentum=bool(config["momentum"]))
 
 
 def as_ndarray(array: Array) -> NDArray[Any]:

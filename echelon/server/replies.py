@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from echelon.core.layout import Bytes, Row
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
+from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, OPTIMIZER, TrainReport, num_bytes
 from echelon.protocol.packing import unpack
 
 # No round takes thirty years; sums of such times stay finite.
@@ -28,6 +28,7 @@ class Reply:
     row: Row | None = None
     exact: Bytes | None = None
     momentum: NDArray[np.float32] | None = None
+    optimizer: NDArray[np.float32] | None = None
     num_bytes: int = 0
 
 
@@ -107,12 +108,13 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
         arrays = content.array_records[ARRAYS]
         row, exact = layout.read(arrays)
         momentum = layout.parameter_row(content.array_records[MOMENTUM]) if MOMENTUM in content else None
+        optimizer = layout.optimizer_row(content.array_records[OPTIMIZER]) if OPTIMIZER in content else None
     except KeyError as error:
         raise RejectedReplyError(f"its reply lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise RejectedReplyError(str(error)) from error
     _check_counts(report, target_samples)
-    return Reply(report, row, exact, momentum, num_bytes(content))
+    return Reply(report, row, exact, momentum, optimizer, num_bytes(content))
 
 
 def _check_counts(report: TrainReport, target_samples: int) -> None:

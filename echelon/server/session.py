@@ -113,8 +113,10 @@ def open_session(
     sizes = partition.sizes
     if sizes is not None and len(sizes) != len(roster):
         raise ValueError(f"the partition is for {len(sizes)} workers; {len(roster)} have registered")
-    num_momentum = layout.num_parameters if sgd.momentum else 0
-    initial = ServerState.initial(layout.row(arrays), len(roster), num_momentum, layout.exact(arrays))
+    num_momentum = layout.num_parameters if sgd.momentum and layout.has_momentum else 0
+    initial = ServerState.initial(
+        layout.row(arrays), len(roster), num_momentum, layout.exact(arrays), layout.optimizer_size
+    )
     state = _continued(options.get("state"), initial)
     unknown = np.isnan(state.seconds_per_minibatch)
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
@@ -127,7 +129,7 @@ def _continued(state: ServerState | None, initial: ServerState) -> ServerState:
     """Return the state to continue from, or the initial one."""
     if state is None:
         return initial
-    if (state.rows.shape, state.exact.shape) != (initial.rows.shape, initial.exact.shape):
+    if any(getattr(state, n).shape != getattr(initial, n).shape for n in ("rows", "exact", "optimizer")):
         raise ValueError(
             f"the state to continue from has {state.rows.shape[0]} models of {state.rows.shape[1]} values; "
             f"this run has {initial.rows.shape[0]} of {initial.rows.shape[1]}"

@@ -112,6 +112,9 @@ class FlowerStrategy(Strategy, FlowerBase):
         drift = operations.combine(mixing.matrix, state.rows, updated, columns, self.order)
         if self.average_momentum and state.momentum is not None:
             operations.mix(mixing.matrix, state.momentum, columns)
+        if self.average_momentum and state.optimizer.size:
+            np.nan_to_num(state.optimizer, copy=False)  # of workers that were never present, and weigh nothing
+            operations.mix(mixing.matrix, state.optimizer)
         return drift
 
     def load_global(self, arrays: ArrayRecord) -> None:

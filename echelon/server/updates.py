@@ -177,6 +177,8 @@ def advance_state(
             state.exact[rank] = reply.exact
         if state.momentum is not None and reply.momentum is not None:
             state.momentum[rank] = reply.momentum
+        if reply.optimizer is not None:
+            state.optimizer[rank] = reply.optimizer
 
 
 def scale_updates(
