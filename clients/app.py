@@ -100,8 +100,8 @@ def make_client_app(
     build_model : callable
         Returns the torch module; its ``state_dict`` names the arrays. Parameters with ``requires_grad=False`` stay
         where they are: they must be the same on every worker.
-    device : {"auto", "cpu", "cuda"}
-        Where to compute; ``auto`` uses CUDA if it is available. ``device`` in a node's node-config overrides it.
+    device : {"auto", "cpu", "cuda", "mps", "xpu"}
+        Where to compute; ``auto`` uses an accelerator if there is one. ``device`` in a node's node-config overrides it.
     fleet : Fleet, optional
         Simulated devices of unequal speed. By default the wall clock measures this device.
     loss : callable, optional

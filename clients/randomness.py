@@ -20,7 +20,8 @@ def seeded(seed: int, device: str) -> Iterator[None]:
         Only the generators in use are touched: forking those of CUDA would initialise CUDA in a CPU-only process.
     """
     of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002 - what users' data sets draw from
-    with torch.random.fork_rng([device] if device == "cuda" else []):
+    forked = device in ("cuda", "xpu")
+    with torch.random.fork_rng([device] if forked else [], device_type=device if forked else "cuda"):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
         random.seed(seed)

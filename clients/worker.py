@@ -31,6 +31,7 @@ from echelon.protocol.messages import (
 
 from .clocks import Clock, WallClock
 from .data import DataError, IndexedData, as_indexed
+from .devices import resolve
 from .fleet import Fleet
 from .model import FlatModel
 from .objectives import Objective
@@ -50,7 +51,7 @@ class Worker:
     ----------
     build_model : callable
         () -> torch.nn.Module.
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda", "mps", "xpu"}
         Compute device.
     fleet : Fleet, optional
         Simulated devices; by default the wall clock measures.
@@ -73,7 +74,7 @@ class Worker:
         speed_limit: float = math.inf,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
-        self.device = _resolve_device(device)
+        self.device = resolve(device)
         self.model = FlatModel(build_model(), self.device)
         self.fleet = fleet
         self.objective = objective or Objective()
@@ -246,14 +247,3 @@ def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]
     if outside.size:
         raise ValueError(f"shard indices must lie in 0..{pool - 1}, the range of this worker's data; got {outside[0]}")
     return indices
-
-
-def _resolve_device(device: str) -> str:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device=cuda needs a CUDA device; none is visible here, use device=cpu or device=auto")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    return device
