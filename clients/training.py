@@ -7,9 +7,9 @@ from torch import Tensor
 
 from echelon.algorithms.partial import minibatch_sizes
 from echelon.algorithms.seeds import rng
+from echelon.core.clocks import Clock
 from echelon.protocol.messages import TrainInstructions
 
-from .clocks import Clock
 from .data import IndexedData, batches
 from .model import FlatModel
 from .objectives import Objective

@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from echelon.algorithms.partial import Cursor, upcoming
+from echelon.core.clocks import Clock, WallClock
 from echelon.core.layout import ModelParts
 from echelon.protocol.messages import (
     ANCHOR,
@@ -29,7 +30,6 @@ from echelon.protocol.messages import (
     as_ndarray,
 )
 
-from .clocks import Clock, WallClock
 from .data import DataError, IndexedData, as_indexed
 from .devices import resolve
 from .fleet import Fleet

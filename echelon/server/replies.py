@@ -22,7 +22,10 @@ class RejectedReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A checked reply: the worker's new row and the bytes beside it (None if it was away), momentum and report."""
+    """A checked reply: the worker's new row and the bytes beside it (None if it was away), momentum and report.
+
+    ``obeys_budget`` is false of a client that does not report how much it has done.
+    """
 
     report: TrainReport
     row: Row | None = None
@@ -30,6 +33,7 @@ class Reply:
     momentum: NDArray[np.float32] | None = None
     optimizer: NDArray[np.float32] | None = None
     num_bytes: int = 0
+    obeys_budget: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
     try:
         content = unpack(message.content)
         report = TrainReport.from_metrics(content.metric_records[METRICS])
-        if "samples" not in content.metric_records[METRICS]:  # a foreign client does as it is told, and does not say so
+        obeys_budget = "samples" in content.metric_records[METRICS]
+        if not obeys_budget:  # a foreign client does as it is told, and does not say so
             report = replace(report, samples=target_samples)
         if report.away_seconds > 0:
             return Reply(report)
@@ -114,7 +119,7 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
     except (TypeError, ValueError) as error:
         raise RejectedReplyError(str(error)) from error
     _check_counts(report, target_samples)
-    return Reply(report, row, exact, momentum, optimizer, num_bytes(content))
+    return Reply(report, row, exact, momentum, optimizer, num_bytes(content), obeys_budget)
 
 
 def _check_counts(report: TrainReport, target_samples: int) -> None:

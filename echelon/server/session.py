@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
-from echelon.core.work import WorkPolicy
+from echelon.core.work import FullBatch, WorkPolicy
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import INITIAL, TrainInstructions
 from echelon.server.exchange import Exchange
@@ -120,7 +120,10 @@ def open_session(
     state = _continued(options.get("state"), initial)
     unknown = np.isnan(state.seconds_per_minibatch)
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
-    processor = ReplyProcessor(exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd)
+    partial_work = not isinstance(work, FullBatch)
+    processor = ReplyProcessor(
+        exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd, partial_work
+    )
     shard_sizes = roster.shard_sizes if sizes is None else sizes
     return Session(exchange, registration, layout, partition, shard_sizes, processor, state)
 
