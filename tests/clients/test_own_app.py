@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,11 @@ def make_app(now: list[float], obey: Collection[int]) -> ClientApp:
             losses.append(loss.item())
             now[0] += SECONDS[rank]
         report = budget.report() if rank in obey else {}
-        metrics = {"train_loss": sum(losses) / len(losses), "num-examples": len(loader.dataset), **report}  # type: ignore[arg-type]
+        metrics: dict[str, Any] = {
+            "train_loss": sum(losses) / len(losses),
+            "num-examples": len(loader.dataset),
+            **report,
+        }
         content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)})
         return Message(content=content, reply_to=msg)
 

@@ -25,7 +25,7 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     return Time(monkeypatch)
 
 
-LOADER = list(torch.arange(12.0).split(4))
+LOADER = list(torch.split(torch.arange(12.0), 4))
 
 
 def run(time: Time, loader: Any = LOADER, **instructions: Any) -> tuple[Budget, list[list[float]]]:
