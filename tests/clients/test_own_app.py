@@ -29,7 +29,8 @@ def make_app(now: list[float], obey: Collection[int]) -> ClientApp:
     def train(msg: Message, context: Context) -> Message:
         model, rank = tiny.linear(), rank_of(context)
         model.load_state_dict(msg.content.array_records["arrays"].to_torch_state_dict())
-        loader = DataLoader(TensorDataset(x[rank::4], y[rank::4]), batch_size=8)
+        trainset = TensorDataset(x[rank::4], y[rank::4])
+        loader = DataLoader(trainset, batch_size=8)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
         budget = Budget(msg.content.config_records["config"])
         losses = []
@@ -43,7 +44,7 @@ def make_app(now: list[float], obey: Collection[int]) -> ClientApp:
         report = budget.report() if rank in obey else {}
         metrics: dict[str, Any] = {
             "train_loss": sum(losses) / len(losses),
-            "num-examples": len(loader.dataset),
+            "num-examples": len(trainset),
             **report,
         }
         content = RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord(metrics)})
