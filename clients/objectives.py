@@ -141,6 +141,6 @@ def _said(value: object) -> str:
 
 def _number(name: str, value: Any) -> float:
     try:
-        return float(value)
+        return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"metrics must return one number for {name}; got {_said(value)}") from None

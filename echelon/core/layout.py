@@ -243,7 +243,7 @@ class Layout:
             value = values[name]
             if value.dtype != np.float32 or value.size != size or not np.isfinite(value).all():
                 raise ValueError(
-                    f"{name} of the optimiser must be {size} finite float32; got {value.size} {value.dtype}"
+                    f"the optimiser's {name} must be {size} finite float32; got {value.size} {value.dtype}"
                 )
             pieces.append(value.reshape(-1))
         return np.concatenate(pieces)
