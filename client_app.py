@@ -34,6 +34,10 @@ def make_app(config: "Config") -> WorkerApp:
         lambda: build_model(config),
         device=config.device,
         fleet=make_fleet(config),
+        precision=config.precision,
+        optimizer=config.optimizer.name,
+        optimizer_state=config.optimizer.state,
+        max_grad_norm=config.optimizer.max_grad_norm,
     )
 
 

@@ -143,6 +143,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
                 grid, arrays, config.rounds, train_config=ConfigRecord({**train_config}), evaluate_fn=evaluation
             )
         summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
+        summary["whole_rounds"] = sorted(strategy.session.processor.whole_rounds)
         folder.write_summary(summary)
     except RunStoppedError:
         saver.stopped()
@@ -182,7 +183,7 @@ def _last_record(folder: RunFolder, strategy: FlowerStrategy, evaluation: Evalua
     if "worker_accuracy" in record:
         return record
     return folder.amend_last(
-        evaluate_models(evaluation, strategy.state.round, strategy.state.rows, strategy.session.layout)[1]
+        evaluate_models(evaluation, strategy.state.round, strategy.state, strategy.session.layout)[1]
     )
 
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 
 import numpy as np
-import torch
 
 import tasks
 from app import memory, strategy
@@ -19,7 +18,8 @@ from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, is_local, to_partition
 from app.task import load_task
-from conf import Config, ConfigError
+from clients.devices import resolve
+from conf import Config, ConfigError, groups
 from echelon.algorithms.seeds import rng
 from partitioners import FilePartitioner
 from strategies import Options, Roster
@@ -42,10 +42,16 @@ def check(config: Config, *, deployed: bool = False) -> None:
         If a choice or value does not go with another, data is missing or does not match the configuration, the device
         does not exist, or the run does not fit into the free memory.
     """
-    if config.device == "cuda" and not deployed and not torch.cuda.is_available():
-        raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
+    if not deployed:
+        with _in_one_line("device"):
+            resolve(config.device)
     with _in_one_line("workers"):
         memory.require_graphs(config)
+    if config.optimizer.state == "worker" and isinstance(config.engine, groups.Ray) and not deployed:
+        raise ConfigError(
+            "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
+            "use engine=inline or optimizer.state=server"
+        )
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):

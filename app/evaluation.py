@@ -4,6 +4,7 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 
 import tasks
+from clients.devices import is_available, resolve
 from conf import Config
 
 
@@ -21,8 +22,8 @@ class Evaluation:
     """
 
     def __init__(self, config: Config, model: torch.nn.Module, test: tasks.Split, held_out: tasks.Split) -> None:
-        # In a deployment `device=cuda` is meant for the workers; the server may have none.
-        self._device = "cuda" if config.device != "cpu" and torch.cuda.is_available() else "cpu"
+        # In a deployment the device is meant for the workers; the server may have none of its kind.
+        self._device = config.device if config.device == "cpu" or is_available(config.device) else resolve("auto")
         self._model = model.to(self._device)
         self._test = test
         self._held_out = held_out

@@ -11,9 +11,9 @@ from torch import nn
 from app.task import build_model
 from conf import Config, ConfigError
 from echelon.algorithms.seeds import rng
-from echelon.core import operations
 from echelon.protocol.layout import ArrayLayout
 from echelon.server import checkpoint
+from echelon.server.evaluation import consensus_arrays
 from partitioners.submodular import features
 from tasks import Task
 
@@ -58,10 +58,10 @@ def _trained_model(config: Config, path: str) -> nn.Module:
     model = build_model(config)
     layout = ArrayLayout(ArrayRecord(model.state_dict()))
     try:
-        rows = checkpoint.load(Path(path) / "checkpoint").rows
+        state = checkpoint.load(Path(path) / "checkpoint")
     except checkpoint.CheckpointError as error:
         raise ConfigError(f"partitioner.model_path must be a run folder with a checkpoint; got {path}") from error
-    if rows.shape[1] != layout.size:
+    if state.rows.shape[1] != layout.size:
         raise ConfigError(f"partitioner.model_path must be a run of model={config.model.name}; got {path}")
-    model.load_state_dict(layout.arrays(operations.consensus(rows)).to_torch_state_dict())
+    model.load_state_dict(consensus_arrays(state, layout).to_torch_state_dict())
     return model

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .fleet import Fleet
-    from .training import Loss
+    from .objectives import Loss, Metrics, Precision, Reduction
+    from .optimizers import Factory, Keeper
     from .worker import Worker
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
@@ -78,6 +79,12 @@ def make_client_app(
     device: str = "auto",
     fleet: "Fleet | None" = None,
     loss: "Loss | None" = None,
+    metrics: "Metrics | None" = None,
+    reduction: "Reduction" = "sum",
+    precision: "Precision" = "fp32",
+    optimizer: "str | Factory" = "sgd",
+    optimizer_state: "Keeper" = "server",
+    max_grad_norm: float | None = None,
     mods: list[Mod] | None = None,
     persistent: str | None = None,
 ) -> WorkerApp:
@@ -87,16 +94,28 @@ def make_client_app(
     ----------
     load_data : callable
         ``load_data(rank, num_workers)`` or ``load_data(context)`` returns the data that this worker can access: a pair
-        (inputs, labels), a torch dataset, or an object with ``len()`` and ``batch(indices, generator)``. Called once
-        per process and rank. The server's partition indexes into it; without a partition all of it is the shard.
+        (inputs, labels) or a dict of tensors, a torch or Hugging Face dataset, a DataLoader, or an object with
+        ``len()`` and ``batch(indices, generator)``. Called once per process and rank. The server's partition indexes
+        into it; without a partition all of it is the shard.
     build_model : callable
-        Returns the torch module; its ``state_dict`` names the arrays.
-    device : {"auto", "cpu", "cuda"}
-        Where to compute; ``auto`` uses CUDA if it is available. ``device`` in a node's node-config overrides it.
+        Returns the torch module; its ``state_dict`` names the arrays. Parameters with ``requires_grad=False`` stay
+        where they are: they must be the same on every worker.
+    device : {"auto", "cpu", "cuda", "mps", "xpu"}
+        Where to compute; ``auto`` uses an accelerator if there is one. ``device`` in a node's node-config overrides it.
     fleet : Fleet, optional
         Simulated devices of unequal speed. By default the wall clock measures this device.
     loss : callable, optional
-        (outputs, labels) -> loss summed over the mini-batch; cross-entropy by default.
+        (module, mini-batch) -> loss; by default the cross-entropy of ``module(inputs)`` for (inputs, labels).
+    metrics : callable, optional
+        (module, mini-batch) -> what an evaluation reports, by name; by default ``loss`` and, for the default loss,
+        ``accuracy``.
+    reduction : {"sum", "mean"}
+        What ``loss`` and ``metrics`` return: sums over the samples of a mini-batch, or their means.
+    precision : {"fp32", "bf16"}
+        ``bf16`` computes the loss under torch's autocast.
+    optimizer, optimizer_state, max_grad_norm
+        See :class:`clients.optimizers.Optimizer`: a name or a function of the parameters, who keeps its state, and a
+        bound on the gradient's norm.
     mods : list of Flower mods, optional
         Wrapped around every train message, as by ``@app.train(mods=...)``; ``docs/security.md`` lists which mods are
         compatible with these strategies.
@@ -112,7 +131,7 @@ def make_client_app(
     Raises
     ------
     ValueError
-        For a secure-aggregation mod.
+        For a secure-aggregation mod. Other values are checked where the worker is made.
     """
     for mod in mods or []:
         if ".secure_aggregation." in f"{getattr(mod, '__module__', '')}.":
@@ -120,7 +139,12 @@ def make_client_app(
                 f"mods must leave each worker's model readable, because the server keeps one per worker; got "
                 f"{getattr(mod, '__name__', mod)}, which reveals only sums to the server"
             )
-    options = {"device": device, "fleet": fleet} | ({} if loss is None else {"loss": loss})
+    options = {
+        "device": device,
+        "fleet": fleet,
+        "objective": (loss, metrics, reduction, precision),
+        "optimizer": (optimizer, optimizer_state, max_grad_norm),
+    }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.
     return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent)
@@ -135,7 +159,7 @@ def _answer(
         return pack(reply) if PACKED in content else reply
     if message_type == "evaluate":
         return worker.evaluate(rank, unpack(content))
-    return worker.roster(rank, TrainInstructions.from_config(content.config_records[CONFIG]), packs)
+    return worker.roster(rank, content.config_records[CONFIG], packs)
 
 
 def rank_of(context: Context) -> int:
@@ -161,10 +185,13 @@ def _worker(
 ) -> "Worker":
     """Return this process's worker for the app ``key``, with the node's data; it replaces that of another app."""
     if key not in _workers:
+        from .objectives import Objective
+        from .optimizers import Optimizer
         from .worker import Worker
 
+        made = {"objective": Objective(*options["objective"]), "optimizer": Optimizer(*options["optimizer"])}
         _workers.clear()
-        _workers[key] = Worker(build_model, **{**options, **_of_node(context)})
+        _workers[key] = Worker(build_model, **{**options, **made, **_of_node(context)})
 
     def load() -> Any:
         if len(inspect.signature(load_data).parameters) == 1:

@@ -1,79 +1,250 @@
 """Training data of a worker: any object that returns mini-batches by index."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, default_collate
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-Batch = tuple[torch.Tensor, torch.Tensor]
+# A tensor, or tuples and dicts of such.
+Batch = Any
+
+_MOST_STREAMED = 1 << 24
 
 
+class DataError(ValueError):
+    """What ``load_data`` has returned cannot be trained on; the message says what came and what is wanted."""
+
+
+@runtime_checkable
 class IndexedData(Protocol):
     """A worker's samples."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
 
-    def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> Batch:
-        """Return inputs and labels of the given samples; ``generator`` is for augmentation."""
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+        """Return the mini-batch of the given samples; ``generator`` is for augmentation."""
 
 
 class TensorData:
-    """Inputs and labels in memory.
+    """Samples in memory: tensors or arrays with one row per sample, in tuples or dicts.
 
     Parameters
     ----------
-    x, y : tensor or ndarray, shapes (n, ...) and (n,)
-        Inputs and labels.
-    """
-
-    def __init__(self, x: Any, y: Any) -> None:
-        self.x, self.y = torch.as_tensor(x), torch.as_tensor(y)
-        if len(self.x) != len(self.y):
-            raise ValueError(f"inputs and labels must have the same length; got {len(self.x)} and {len(self.y)}")
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.y)
-
-    def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> Batch:
-        """Return the given samples."""
-        return self.x[indices], self.y[indices]
-
-
-class DatasetData:
-    """A torch map-style dataset of (input, label) pairs."""
-
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.dataset)  # type: ignore[arg-type]
-
-    def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> Batch:
-        """Return the given samples, collated as torch's DataLoader does."""
-        x, y = default_collate([self.dataset[i] for i in indices.tolist()])
-        return x, y
-
-
-def as_indexed(data: Any) -> IndexedData:
-    """Convert the result of ``load_data``: IndexedData, an (inputs, labels) pair, or a torch dataset.
+    *values : tensor, ndarray, or tuples and dicts of such
+        Inputs and labels, say; a mini-batch is a tuple of as many, or the one that there is.
 
     Raises
     ------
-    TypeError
-        If it is none of these.
+    DataError
+        If they have unequal numbers of rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> data = TensorData(np.zeros((4, 2), np.float32), np.arange(4))
+    >>> data.batch(torch.tensor([3, 1]), np.random.default_rng(0))[1]
+    tensor([3, 1])
     """
-    if hasattr(data, "batch") and hasattr(data, "__len__"):
-        indexed: IndexedData = data
-        return indexed
-    if isinstance(data, Sequence) and len(data) == 2:
+
+    def __init__(self, *values: Any) -> None:
+        self.values = map_tensors(torch.as_tensor, values)
+        lengths = [len(tensor) for tensor in _tensors(self.values)]
+        if len(set(lengths)) != 1:
+            raise DataError(f"load_data must return values of the same length; got {', '.join(map(str, lengths))}")
+        self._length = lengths[0]
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return self._length
+
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+        """Return the given samples."""
+        # Contiguous, because models may use view: indexing keeps the strides of, say, images in channels-last order.
+        rows = map_tensors(lambda tensor: tensor[indices].contiguous(), self.values)
+        return rows if len(rows) > 1 else rows[0]
+
+
+class DatasetData:
+    """A map-style dataset: anything with ``len()`` and samples by index."""
+
+    def __init__(self, dataset: Any, collate: Callable[[list[Any]], Any] = default_collate) -> None:
+        self.dataset = dataset
+        self._collate = collate
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+        """Return the given samples, collated as torch's DataLoader does."""
+        return self._collate([self.dataset[i] for i in indices.tolist()])
+
+
+class HuggingFaceData:
+    """A Hugging Face dataset; a mini-batch is a dict of its columns."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset if dataset.format["type"] else dataset.with_format("torch")
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+        """Return the given samples, read in one go."""
+        columns = self.dataset[indices.tolist()]
+        try:
+            return {name: torch.as_tensor(values) for name, values in columns.items()}
+        except (TypeError, ValueError):  # rows of unequal length, texts
+            raise DataError(
+                "load_data returns a Hugging Face dataset with columns that are no tensors of equal shape: map it to "
+                f"numbers, pad it, and keep those columns (set_format(columns=...)); it has {', '.join(columns)}"
+            ) from None
+
+
+class LoaderData:
+    """A DataLoader's dataset, collated by it and read ahead by its worker processes, in the order of the run."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self._order = _Order()
+        self.dataset: Any = loader.dataset
+        self._collate = loader.collate_fn
+        self._ahead: DataLoader[Any] | None = None
+        if loader.num_workers:
+            self._ahead = DataLoader(
+                loader.dataset,
+                batch_sampler=self._order,
+                num_workers=loader.num_workers,
+                prefetch_factor=loader.prefetch_factor,
+                collate_fn=loader.collate_fn,
+                worker_init_fn=loader.worker_init_fn,
+                multiprocessing_context=loader.multiprocessing_context,
+                persistent_workers=loader.persistent_workers,
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+        """Return the given samples."""
+        return self._collate([self.dataset[i] for i in indices.tolist()])
+
+    def batches(self, pieces: Sequence[Tensor], generator: np.random.Generator) -> Iterator[Batch]:
+        """Yield the mini-batches of the given samples, read ahead."""
+        if self._ahead is None:
+            yield from (self.batch(indices, generator) for indices in pieces)
+            return
+        self._order.pieces = [indices.tolist() for indices in pieces]
+        yield from self._ahead
+
+
+class _Order:
+    """The batch sampler of a loader: the mini-batches of the round."""
+
+    def __init__(self) -> None:
+        self.pieces: list[list[int]] = []
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+def as_indexed(data: Any) -> IndexedData:
+    """Convert the result of ``load_data``.
+
+    Parameters
+    ----------
+    data : object
+        IndexedData, a pair (inputs, labels) or a dict of tensors, a torch or Hugging Face dataset, a sequence of
+        samples, a DataLoader (its samples in the run's order, its worker processes), or an iterable dataset (read into
+        memory once).
+
+    Raises
+    ------
+    DataError
+        If it is none of these, or has a (train, test) pair in it.
+    """
+    if hasattr(data, "column_names") and hasattr(data, "with_format") and hasattr(data, "__len__"):
+        return HuggingFaceData(data)
+    if isinstance(data, DataLoader):
+        if isinstance(data.dataset, IterableDataset):
+            return as_indexed(data.dataset)
+        return LoaderData(data)
+    if isinstance(data, IndexedData):
+        return data
+    if isinstance(data, Mapping) and data and all(_is_values(value) for value in data.values()):
+        return TensorData(dict(data))
+    if isinstance(data, tuple | list) and _is_of_tensors(data):
         return TensorData(*data)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if isinstance(data, IterableDataset):
+        return DatasetData(_read(data))
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | bytes | Mapping):
         return DatasetData(data)
-    raise TypeError(
-        f"load_data must return (inputs, labels), a torch dataset or an object with batch() and len(); got {type(data)}"
+    raise DataError(
+        "load_data must return (inputs, labels), a dict of tensors, a dataset, a DataLoader, or an object with batch() "
+        f"and len(); got {type(data).__name__}"
     )
+
+
+def batches(data: IndexedData, pieces: Sequence[Tensor], generator: np.random.Generator) -> Iterator[Batch]:
+    """Yield the mini-batches of the given samples, read ahead where the data can do that."""
+    if isinstance(data, LoaderData):
+        return data.batches(pieces, generator)
+    return (data.batch(indices, generator) for indices in pieces)
+
+
+def map_tensors(change: Callable[[Any], Any], batch: Batch) -> Batch:
+    """Return a mini-batch with ``change`` applied to each tensor in its tuples, lists and dicts."""
+    if isinstance(batch, Mapping):
+        return {name: map_tensors(change, value) for name, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(map_tensors(change, value) for value in batch))
+    if isinstance(batch, tuple | list):
+        return tuple(map_tensors(change, value) for value in batch)
+    return change(batch)
+
+
+def to_device(batch: Batch, device: str) -> Batch:
+    """Return a mini-batch with its tensors on a device; other values as they are."""
+    return map_tensors(lambda value: value.to(device) if hasattr(value, "to") else value, batch)
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(found.append, batch)
+    return found
+
+
+def _is_of_tensors(data: Sequence[Any]) -> bool:
+    """Return whether a tuple, or a list of two, holds one row per sample in each place; refuse data sets in it."""
+    if any(isinstance(part, DataLoader | Dataset) or hasattr(part, "column_names") for part in data):
+        raise DataError(
+            f"load_data must return the data to train on; got {len(data)} values, the first a "
+            f"{type(data[0]).__name__}, probably for training and testing: return that one"
+        )
+    if not data or not all(map(_is_values, data)):
+        return False
+    return isinstance(data, tuple) or (len(data) == 2 and len(data[0]) == len(data[1]))
+
+
+def _is_values(value: Any) -> bool:
+    """Return whether a value holds one row per sample."""
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+
+
+def _read(stream: Iterable[Any]) -> list[Any]:
+    samples = list(islice(stream, _MOST_STREAMED))
+    if len(samples) == _MOST_STREAMED:
+        raise DataError(
+            f"load_data returns an iterable dataset of {_MOST_STREAMED} samples or more, which would not fit in "
+            "memory: return a dataset with samples by index"
+        )
+    return samples

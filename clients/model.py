@@ -1,91 +1,175 @@
-"""A torch model with all parameters in one vector and all gradients in another, for vectorised optimiser steps."""
+"""A torch model with all trainable parameters in one vector and their gradients in another."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor, nn
 
+from echelon.core.layout import ModelParts, digest
 from echelon.protocol.messages import as_ndarray
 
 
 class FlatModel:
-    """Wrap a module; its parameters become views of ``parameters``, their gradients views of ``gradients``.
+    """Wrap a module; its trainable parameters become views of ``parameters``, their gradients views of ``gradients``.
+
+    Parameters with ``requires_grad=False`` stay as they are, in any type: they are never sent unless a server sends
+    them first, as Flower's FedAvg does.
 
     Parameters
     ----------
     module : torch.nn.Module
-        With float32 parameters.
+        Its trainable parameters must be float32.
     device : str
         Compute device.
 
     Attributes
     ----------
     parameters, gradients : tensor, shape (P,)
-        All parameters, and their gradients.
-    frozen : bool tensor, shape (P,), or None
-        Mask of the parameters without a gradient; None if every parameter has one.
+        All trainable parameters, each storage once, and their gradients.
 
     Raises
     ------
     ValueError
-        If a parameter is not float32.
+        If there is no trainable parameter, or one is not float32.
     """
 
     def __init__(self, module: nn.Module, device: str = "cpu") -> None:
         self.module = module.to(device)
         self.device = device
-        named = dict(module.named_parameters())
-        for name, parameter in named.items():
+        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        for name, parameter in trainable.items():
             if parameter.dtype != torch.float32:
-                raise ValueError(f"parameters must be float32; {name} is {parameter.dtype}: return model.float()")
-        size = sum(p.numel() for p in named.values())
+                raise ValueError(
+                    f"build_model: trainable parameters must be float32; {name} is {parameter.dtype}: return "
+                    "model.float(), or freeze it with requires_grad_(False)"
+                )
+        if not trainable:
+            raise ValueError("build_model: the model has no trainable parameter, so there is nothing to train")
+        size = sum(p.numel() for p in trainable.values())
         self.parameters = torch.empty(size, device=device)
         self.gradients = torch.zeros(size, device=device)
         self._slices: dict[str, tuple[slice, torch.Size]] = {}
+        self._trainable = trainable
         start = 0
-        for name, parameter in named.items():
+        for name, parameter in trainable.items():
             piece = slice(start, start + parameter.numel())
             self._slices[name] = (piece, parameter.shape)
             self.parameters[piece] = parameter.detach().reshape(-1)
             parameter.data = self.parameters[piece].view(parameter.shape)
             parameter.grad = self.gradients[piece].view(parameter.shape)
             start = piece.stop
-        needed = torch.cat([torch.full_like(p, p.requires_grad, dtype=torch.bool).reshape(-1) for p in named.values()])
-        self.frozen = None if needed.all() else ~needed
-        self._state: Mapping[str, Tensor] = module.state_dict()
+        self._initial_buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+        self._names = self.parts.trainable + self.parts.buffers
+
+    @cached_property
+    def parts(self) -> ModelParts:
+        """What the model is made of: trainable parameters, buffers that are saved, and further names of either."""
+        by_storage: dict[int, str] = {}
+        tied: dict[str, str] = {}
+        buffers: list[str] = []
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        frozen: list[str] = []
+        for name, value in self._state().items():
+            first = by_storage.setdefault(id(value), name)
+            if first != name:
+                tied[name] = first
+            elif name not in parameters:
+                buffers.append(name)
+            elif name not in self._slices:
+                frozen.append(name)
+        found = digest((name, _bytes(parameters[name])) for name in frozen) if frozen else ""
+        return ModelParts(tuple(self._slices), tuple(buffers), tied, found)
 
     @torch.no_grad()
     def load(self, arrays: ArrayRecord) -> None:
-        """Set parameters and buffers from named arrays.
+        """Set parameters and buffers from named arrays; buffers that are not among them get their first values.
 
         Raises
         ------
         ValueError
-            If names or shapes differ from the model's.
+            If a trainable parameter is missing, an array is not the model's, or a shape differs.
         """
-        if set(arrays) != set(self._state):
-            odd = sorted(set(arrays) ^ set(self._state))
-            raise ValueError(f"received arrays must match the model; {odd[0]} is in only one of them")
-        for name, tensor in self._state.items():
-            values = as_ndarray(arrays[name])
+        self.check_names(arrays)
+        buffers = dict(self.module.named_buffers(remove_duplicate=False))
+        for name in self._initial_buffers.keys() - set(arrays):
+            self._set_buffer(name, self._initial_buffers[name].clone())
+        state = self._state()
+        for name, array in arrays.items():
+            values, tensor = as_ndarray(array), state[name]
             if values.shape != tuple(tensor.shape):
                 raise ValueError(f"array {name} must have shape {tuple(tensor.shape)}; got {values.shape}")
-            tensor.copy_(torch.from_numpy(np.array(values)))
+            received = torch.from_numpy(np.array(values))
+            if name in buffers:
+                self._set_buffer(name, received.to(self.device, self._initial_buffers[name].dtype))
+            else:
+                tensor.copy_(received)
+        self._names = tuple(arrays)
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise ValueError unless the names are the model's and hold all that is trained."""
+        known, given = set(self._state()), set(names)
+        odd = sorted(given - known) or sorted(set(self._slices) - given)
+        if odd:
+            raise ValueError(f"received arrays must match the model; {odd[0]} is in only one of them")
 
     def arrays(self) -> ArrayRecord:
-        """Return parameters and buffers as named arrays."""
-        return ArrayRecord({name: Array(tensor.cpu().numpy()) for name, tensor in self._state.items()})
+        """Return the arrays of the names that were loaded last; before, trainable parameters and buffers."""
+        self._check_views()
+        state = self._state()
+        return ArrayRecord({name: _array(state[name]) for name in self._names})
+
+    def buffers(self, leave_out: Iterable[str]) -> ArrayRecord:
+        """Return the buffers that are saved, but for some."""
+        state = self._state()
+        return ArrayRecord({name: _array(state[name]) for name in self.parts.buffers if name not in set(leave_out)})
 
     def flatten(self, arrays: ArrayRecord) -> Tensor:
-        """Concatenate arrays named like the parameters into one vector."""
+        """Concatenate arrays named like the trainable parameters into one vector."""
         flat = torch.empty_like(self.parameters)
         for name, (piece, _) in self._slices.items():
             flat[piece] = torch.from_numpy(np.array(as_ndarray(arrays[name]))).reshape(-1).to(flat.device)
         return flat
 
     def unflatten(self, flat: Tensor) -> ArrayRecord:
-        """Split one vector into arrays named like the parameters."""
+        """Split one vector into arrays named like the trainable parameters."""
         values = flat.cpu()
         return ArrayRecord({name: Array(values[p].view(s).numpy()) for name, (p, s) in self._slices.items()})
+
+    def _state(self) -> Mapping[str, Tensor]:
+        """Return what is saved of the model as it is now: a buffer may have been assigned anew."""
+        return {n: v for n, v in self.module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+
+    def _set_buffer(self, name: str, value: Tensor) -> None:
+        """Set a buffer to ``value`` in place where that is possible, for whatever else refers to it."""
+        path, _, leaf = name.rpartition(".")
+        owner = self.module.get_submodule(path)
+        now = getattr(owner, leaf)
+        if now is not None and now.shape == value.shape and now.is_contiguous() and not now.requires_grad:
+            now.copy_(value)
+        else:
+            setattr(owner, leaf, value)
+
+    def _check_views(self) -> None:
+        """Check that training has left parameters and gradients where they are."""
+        for name, (piece, _) in self._slices.items():
+            parameter = self._trainable[name]
+            gradient = parameter.grad
+            moved = parameter.data_ptr() != self.parameters[piece].data_ptr()
+            if moved or gradient is None or gradient.data_ptr() != self.gradients[piece].data_ptr():
+                raise ValueError(
+                    f"the model or the loss has replaced {'the values' if moved else 'the gradient'} of {name}: both "
+                    "must be changed in place, and zero_grad and flatten_parameters must not be called"
+                )
+
+
+def _array(tensor: Tensor) -> Array:
+    """Return a tensor as an array; bfloat16, which numpy does not have, as float32."""
+    values = tensor.detach().cpu()
+    return Array((values.float() if values.dtype == torch.bfloat16 else values).numpy())
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -2,21 +2,27 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from echelon.algorithms.partial import Cursor, upcoming
+from echelon.core.clocks import Clock, WallClock
+from echelon.core.layout import ModelParts
 from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
     CONFIG,
+    INITIAL,
     METRICS,
     MOMENTUM,
+    NUM_EXAMPLES,
+    OPTIMIZER,
     SHARD,
     RosterEntry,
     TrainInstructions,
@@ -24,11 +30,14 @@ from echelon.protocol.messages import (
     as_ndarray,
 )
 
-from .clocks import Clock, WallClock
-from .data import IndexedData, as_indexed
+from .data import DataError, IndexedData, as_indexed
+from .devices import resolve
 from .fleet import Fleet
 from .model import FlatModel
-from .training import Loss, cross_entropy, train
+from .objectives import Objective
+from .optimizers import MOMENTUM_BUFFER, Optimizer, State
+from .randomness import seeded
+from .training import train
 
 # Mini-batches for calibration on real devices; the first one warms up caches and is not counted.
 _CALIBRATION_MINIBATCHES = 4
@@ -42,12 +51,14 @@ class Worker:
     ----------
     build_model : callable
         () -> torch.nn.Module.
-    device : {"auto", "cpu", "cuda"}
+    device : {"auto", "cpu", "cuda", "mps", "xpu"}
         Compute device.
     fleet : Fleet, optional
         Simulated devices; by default the wall clock measures.
-    loss : callable
-        (outputs, labels) -> summed loss.
+    objective : Objective
+        What to minimise and to report; by default the cross-entropy of (inputs, labels).
+    optimizer : Optimizer
+        Of the local steps; SGD by default.
     speed_limit : float
         Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
     """
@@ -58,42 +69,53 @@ class Worker:
         *,
         device: str = "auto",
         fleet: Fleet | None = None,
-        loss: Loss = cross_entropy,
+        objective: Objective | None = None,
+        optimizer: Optimizer | None = None,
         speed_limit: float = math.inf,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
-        self.device = _resolve_device(device)
+        self.device = resolve(device)
         self.model = FlatModel(build_model(), self.device)
         self.fleet = fleet
-        self.loss = loss
+        self.objective = objective or Objective()
+        self.optimizer = optimizer or Optimizer()
+        self._kept: dict[int, State] = {}
         self.speed_limit = speed_limit
 
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
         """Load the data of a worker, once per process; required before any request for its rank."""
         if rank not in self._data:
-            self._data[rank] = as_indexed(load())
+            try:
+                self._data[rank] = as_indexed(load())
+            except DataError as error:
+                raise DataError(f"worker {rank}: {error}") from error
 
-    def roster(self, rank: int, instructions: TrainInstructions, packs: bool = False) -> RecordDict:
-        """Answer the handshake: rank, samples and speed (known in simulation, measured on a real device)."""
-        samples = len(self._data[rank])
+    def roster(self, rank: int, config: ConfigRecord, packs: bool = False) -> RecordDict:
+        """Answer the handshake: rank, samples, speed (known in simulation, measured on a real device), and model.
+
+        Raises
+        ------
+        ValueError
+            If the server's initial arrays are those of another model.
+        """
+        instructions = TrainInstructions.from_config(config)
+        entry = RosterEntry(rank, len(self._data[rank]), device=self.device, packs=packs, parts=self._parts())
+        if INITIAL in config:
+            initial: Any = config[INITIAL]
+            self.model.check_names(initial)
+            entry = replace(entry, buffers=self.model.buffers(leave_out=initial))
         fleet = self._simulated(instructions)
-        if fleet is None:
-            per_sample = self._calibrate(rank, instructions)
-            per_minibatch = per_sample * instructions.minibatch_size
-            entry = RosterEntry(rank, samples, 1 / per_sample, per_minibatch, device=self.device, packs=packs)
-            return entry.to_content()
-        device = fleet.device(rank)
-        per_minibatch = instructions.minibatch_size / device.samples_per_second
-        return RosterEntry(
-            rank,
-            samples,
-            device.samples_per_second,
-            per_minibatch,
-            device.latency_seconds,
-            device.bandwidth,
-            self.device,
-            packs,
-        ).to_content()
+        if fleet is not None:
+            device = fleet.device(rank)
+            speed = device.samples_per_second
+            network = {"latency_seconds": device.latency_seconds, "bandwidth": device.bandwidth}
+            entry = replace(entry, **network)  # type: ignore[arg-type]
+        elif not entry.num_examples:
+            return entry.to_content()  # nothing to measure with
+        else:
+            speed = 1 / self._calibrate(rank, instructions)
+        per_minibatch = instructions.minibatch_size / speed
+        return replace(entry, samples_per_second=speed, seconds_per_minibatch=per_minibatch).to_content()
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:
         """Run the local steps of a round on the received row; return the new row and the report."""
@@ -106,9 +128,9 @@ class Worker:
             if offline > 0:
                 return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
         self.model.load(content.array_records[ARRAYS])
-        velocity = self._vector(content, MOMENTUM)
-        if velocity is None and instructions.momentum:
-            velocity = torch.zeros_like(self.model.parameters)
+        if not len(shard):
+            return self._unchanged(content)
+        steps = self.optimizer.prepare(self.model, instructions, self._saved(rank, content))
         cursor = Cursor(instructions.epoch, instructions.position)
         count = instructions.local_steps * instructions.batch_size
         positions = upcoming(instructions.seed, rank, cursor, len(shard), count)
@@ -118,39 +140,78 @@ class Worker:
             torch.from_numpy(shard[positions]),
             instructions,
             self._clock(rank, instructions),
-            velocity=velocity,
+            optimizer=steps,
             anchor=self._vector(content, ANCHOR),
-            loss=self.loss,
+            objective=self.objective,
         )
         report = TrainReport(
             len(shard), update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds
         )
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: report.to_metrics()})
-        if MOMENTUM in content and velocity is not None:
-            reply[MOMENTUM] = self.model.unflatten(velocity)
+        self._keep(rank, steps.state, content, reply)
         return reply
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def evaluate(self, rank: int, content: RecordDict) -> RecordDict:
-        """Return mean loss and accuracy of the received model on the worker's shard."""
+        """Return the means of the metrics of the received model over the worker's shard.
+
+        Raises
+        ------
+        ValueError
+            If a metric is not one number.
+        """
         data = self._data[rank]
         shard = torch.tensor(_shard(content, len(data)))
         self.model.load(content.array_records[ARRAYS])
         self.model.module.eval()
         unused = np.random.default_rng(0)
-        loss, correct = 0.0, 0
-        for indices in torch.split(shard, _EVALUATION_BATCH):
-            x, y = data.batch(indices, unused)
-            outputs, labels = self.model.module(x.to(self.device)), y.to(self.device)
-            loss += self.loss(outputs, labels).item()
-            correct += int((outputs.argmax(-1) == labels).sum())
-        count = len(shard)
-        metrics: dict[str, int | float | list[int] | list[float]] = {
-            "num-examples": count,
-            "loss": loss / count,
-            "accuracy": correct / count,
-        }
-        return RecordDict({METRICS: MetricRecord(metrics)})
+        sums: dict[str, float] = {}
+        with seeded(0, self.device):
+            for indices in torch.split(shard, _EVALUATION_BATCH) if len(shard) else ():
+                batch = data.batch(indices, unused)
+                for name, value in self.objective.measure(self.model.module, batch, len(indices), self.device).items():
+                    sums[name] = sums.get(name, 0.0) + value
+        means = {name: value / len(shard) for name, value in sums.items()}
+        return RecordDict({METRICS: MetricRecord({NUM_EXAMPLES: len(shard), **means})})
+
+    def _parts(self) -> ModelParts:
+        """Return what the model is made of, and which state of the optimiser travels with it."""
+        travels, is_sgd = self.optimizer.state == "server", self.optimizer.is_sgd
+        vectors, numbers = self.optimizer.slots if travels and not is_sgd else ((), ())
+        return replace(self.model.parts, momentum=travels and is_sgd, vectors=vectors, numbers=numbers)
+
+    def _saved(self, rank: int, content: RecordDict) -> State:
+        """Return the optimiser's state from which a round goes on."""
+        if self.optimizer.state != "server":
+            return self._kept.get(rank, {})
+        saved: State = {}
+        if MOMENTUM in content:
+            saved[MOMENTUM_BUFFER] = self.model.flatten(content.array_records[MOMENTUM])
+        for name, array in content.array_records.get(OPTIMIZER, ArrayRecord()).items():
+            value = torch.from_numpy(np.array(as_ndarray(array)))
+            # A number of steps stays on the CPU, as torch leaves it.
+            saved[name] = value.to(self.device) if value.ndim else value
+        return saved
+
+    def _keep(self, rank: int, state: State, content: RecordDict, reply: RecordDict) -> None:
+        """Put the optimiser's state where it is kept between rounds."""
+        if self.optimizer.state == "worker":
+            self._kept[rank] = {name: value.clone() for name, value in state.items()}
+        if self.optimizer.state != "server":
+            return
+        keeps = TrainInstructions.from_config(content.config_records[CONFIG]).keeps_optimizer
+        if MOMENTUM in content and self.optimizer.is_sgd:
+            momentum = state.get(MOMENTUM_BUFFER)
+            reply[MOMENTUM] = content.array_records[MOMENTUM] if momentum is None else self.model.unflatten(momentum)
+        elif keeps and state:
+            reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in state.items()})
+
+    def _unchanged(self, content: RecordDict) -> RecordDict:
+        """Return the reply of a worker without samples, which takes part in the averaging alone."""
+        reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: TrainReport(0).to_metrics()})
+        if MOMENTUM in content:
+            reply[MOMENTUM] = content.array_records[MOMENTUM]
+        return reply
 
     def _simulated(self, instructions: TrainInstructions) -> Fleet | None:
         return None if instructions.wall_clock else self.fleet
@@ -168,7 +229,7 @@ class Worker:
         """Measure seconds per sample on a few mini-batches."""
         data, size = self._data[rank], instructions.minibatch_size
         indices = torch.arange(size * _CALIBRATION_MINIBATCHES) % len(data)
-        measure = partial(train, self.model, data, loss=self.loss)
+        measure = partial(train, self.model, data, objective=self.objective)
         probe = TrainInstructions(batch_size=size, minibatch_size=size, learning_rate=0.0)
         measure(indices[:size], probe, WallClock())
         probe = TrainInstructions(batch_size=len(indices) - size, minibatch_size=size, learning_rate=0.0)
@@ -186,14 +247,3 @@ def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]
     if outside.size:
         raise ValueError(f"shard indices must lie in 0..{pool - 1}, the range of this worker's data; got {outside[0]}")
     return indices
-
-
-def _resolve_device(device: str) -> str:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise ValueError("device=cuda needs a CUDA device; none is visible here, use device=cpu or device=auto")
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
-    return device

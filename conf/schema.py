@@ -21,6 +21,17 @@ class Deployment:
 
 
 @schema
+class Optimizer:
+    """The optimiser of the workers' steps."""
+
+    name: Literal["sgd", "adamw", "adam", "rmsprop", "adagrad"] = key("optimiser of torch")
+    state: Literal["server", "worker", "reset"] = key(
+        "who keeps its state between rounds: the server, the worker's process, or nobody"
+    )
+    max_grad_norm: float | None = key("upper bound on the norm of a step's gradient; null = none", "(0, inf)")
+
+
+@schema
 class Config:
     """The complete configuration of a run; immutable by convention."""
 
@@ -33,6 +44,7 @@ class Config:
     fleet: groups.Fleet = key("simulated devices")
     engine: groups.Engine = key("simulation engine")
     deployment: Deployment = key("settings of deployed workers")
+    optimizer: Optimizer = key("optimiser of the workers' steps")
 
     seed: int = key("root seed of all random numbers", "[0, 1e18]")
     rounds: int = key("number of rounds", "[1, inf)")
@@ -42,13 +54,14 @@ class Config:
     minibatch_size: int = key("samples b per gradient computation", "[1, inf)")
     proportional_batches: bool = key("batch sizes proportional to `partitioner.ratios`, B for the largest")
     learning_rate: float = key("learning rate", "(0, inf)")
-    momentum: float = key("momentum coefficient", "[0, 1)")
-    weight_decay: float = key("L2 penalty on the parameters", "[0, inf)")
+    momentum: float = key("momentum coefficient of sgd and rmsprop", "[0, 1)")
+    weight_decay: float = key("L2 penalty on the parameters; with adamw, decoupled weight decay", "[0, inf)")
     lr_milestones: list[int] = key("rounds after which the learning rate is multiplied by `lr_gamma`", "[1, inf)")
     lr_gamma: float = key("factor applied to the learning rate at each milestone", "(0, inf)")
 
     eval_every: int = key("rounds between evaluations; the last round is always evaluated", "[1, inf)", unit="rounds")
-    device: Literal["auto", "cpu", "cuda"] = key("compute device")
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = key("compute device; auto = an accelerator if there is one")
+    precision: Literal["fp32", "bf16"] = key("bf16 = torch's autocast; parameters and steps stay float32")
     clock: Literal["auto", "virtual", "wall"] = key(
         "clock that measures rounds; auto = virtual in simulation, wall when deployed"
     )

@@ -64,5 +64,7 @@ def models_in_ring(num_workers: int) -> float:
 def _weights(numbers: RoundNumbers) -> Floats:
     """Return the share of each worker in the samples held by those present, shape (N,)."""
     held = numbers.shard_sizes.astype(np.float64)
+    if not held.any():  # nobody present holds a sample: the average must not vanish
+        held[numbers.present] = 1.0
     shares: Floats = held / max(held.sum(), 1.0)
     return shares

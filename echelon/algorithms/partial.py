@@ -153,7 +153,9 @@ class Cursor:
     position: int = 0
 
     def advance(self, samples: int, shard_size: int) -> "Cursor":
-        """Return the cursor after ``samples`` more samples of a shard of ``shard_size``."""
+        """Return the cursor after ``samples`` more samples of a shard of ``shard_size``; of none it stays at 0."""
+        if not shard_size:
+            return self
         passes, position = divmod(self.position + samples, shard_size)
         return Cursor(self.epoch + passes, position)
 

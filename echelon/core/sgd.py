@@ -40,5 +40,8 @@ class SGD:
 
     def at(self, server_round: int) -> float:
         """Return the learning rate of a round (from 1)."""
-        passed = bisect_right(sorted(self.lr_milestones), server_round - 1)
-        return float(self.learning_rate * self.lr_gamma**passed)
+        return float(self.learning_rate * self.factor(server_round))
+
+    def factor(self, server_round: int) -> float:
+        """Return the learning rate of a round (from 1) as a multiple of that of the first."""
+        return float(self.lr_gamma ** bisect_right(sorted(self.lr_milestones), server_round - 1))

@@ -6,31 +6,51 @@ from typing import Any
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
-from echelon.core.layout import Layout, Row
+from echelon.core.layout import Bytes, Layout, ModelParts, Row
 from echelon.protocol.messages import as_ndarray
 
 
 class ArrayLayout(Layout):
-    """The names, shapes and places of a model's arrays in a row of float32.
+    """The names, shapes and places of a model's arrays.
 
     Parameters
     ----------
     arrays : ArrayRecord
-        A model.
-    buffers : iterable of str, optional
+        The initial model.
+    parts, personal
         See :class:`echelon.core.layout.Layout`.
     """
 
-    def __init__(self, arrays: ArrayRecord, buffers: Iterable[str] | None = None) -> None:
-        super().__init__(_Values(arrays), buffers)
+    def __init__(self, arrays: ArrayRecord, parts: ModelParts | None = None, personal: Iterable[str] = ()) -> None:
+        super().__init__(_Values(arrays), parts, personal)
+
+    def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
+        """Return a model as it has travelled: its row, and the bytes beside it.
+
+        Raises
+        ------
+        ValueError
+            If it has other names than the layout; otherwise as :meth:`echelon.core.layout.Layout.pack`.
+        """
+        self.check_names(arrays)
+        values = _Values(arrays)
+        return self.pack(values), self.pack_exact(values)
+
+    def write(self, row: Row, exact: Bytes) -> ArrayRecord:
+        """Return what travels of a model."""
+        return _record(self.travelling(row, exact))
 
     def row(self, arrays: ArrayRecord) -> Row:
-        """Return a model as a row, shape (size,); raises as :meth:`echelon.core.layout.Layout.pack`."""
+        """Return the row of a whole model, shape (size,); raises as :meth:`echelon.core.layout.Layout.pack`."""
         return self.pack(_Values(arrays))
 
-    def arrays(self, row: Row) -> ArrayRecord:
-        """Return a row as a model."""
-        return _record(self.unpack(row))
+    def exact(self, arrays: ArrayRecord) -> Bytes:
+        """Return the bytes beside the row of a whole model, shape (exact_size,); raises as :meth:`row`."""
+        return self.pack_exact(_Values(arrays))
+
+    def arrays(self, row: Row, exact: Bytes) -> ArrayRecord:
+        """Return a whole model, with the names of the initial one."""
+        return _record(self.model(row, exact))
 
     def parameter_row(self, arrays: ArrayRecord) -> Row:
         """Return arrays named as the parameters are as a vector, shape (num_parameters,); raises as :meth:`row`."""
@@ -39,6 +59,14 @@ class ArrayLayout(Layout):
     def parameter_arrays(self, row: Row) -> ArrayRecord:
         """Return a vector over the parameters as named arrays."""
         return _record(self.unpack_parameters(row))
+
+    def optimizer_row(self, arrays: ArrayRecord) -> Row:
+        """Return the optimiser's state as a vector, shape (optimizer_size,); raises as :meth:`row`."""
+        return self.pack_optimizer(_Values(arrays))
+
+    def optimizer_arrays(self, row: Row) -> ArrayRecord:
+        """Return a vector of optimiser state as named arrays."""
+        return _record(self.unpack_optimizer(row))
 
 
 class _Values(Mapping[str, NDArray[Any]]):

@@ -6,13 +6,15 @@ Flower's FedAvg, and other Flower clients work with Echelon's strategies.
 
 import io
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
 from numpy.typing import NDArray
+
+from echelon.core.layout import ModelParts
 
 ROSTER_QUERY = "roster"
 
@@ -21,10 +23,14 @@ MOMENTUM = "momentum"
 ANCHOR = "anchor"
 SHARD = "shard"
 CONFIG = "config"
+INITIAL = "initial-arrays"
+OPTIMIZER = "optimizer"
 METRICS = "metrics"
 NUM_EXAMPLES = "num-examples"
 
 _LONGEST_HEADER = 4096
+_PART_LISTS = ("trainable", "buffers", "vectors", "numbers")
+_NO_NUMBERS = frozenset({"device", "packs", "parts", "buffers"})
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,11 @@ class TrainInstructions:
     """A round's instructions to one worker; the defaults serve a server that sends none (Flower's FedAvg).
 
     ``target_samples`` is the work of the round; 0 means ``local_steps`` full batches. ``budget_seconds`` is infinite
-    for blocking work. ``epoch`` and ``position`` are the worker's cursor. ``run_seconds`` is the start of the round on
-    the time axis of the run. ``wall_clock`` disables a simulated fleet. ``persistent`` lets a deployed node keep a
-    trainer process, which is killed if it does not answer within the budget plus ``timeout_seconds``.
+    for blocking work. ``schedule`` is the factor of the learning rate in this round. With ``keeps_optimizer`` the
+    server keeps the state of the worker's optimiser. ``epoch`` and ``position`` are the worker's cursor.
+    ``run_seconds`` is the start of the round on the time axis of the run. ``wall_clock`` disables a simulated fleet.
+    ``persistent`` lets a deployed node keep a trainer process, which is killed if it does not answer within the budget
+    plus ``timeout_seconds``.
     """
 
     seed: int = 0
@@ -51,6 +59,8 @@ class TrainInstructions:
     momentum: float = 0.0
     weight_decay: float = 0.0
     anchor_strength: float = 0.0
+    schedule: float = 1.0
+    keeps_optimizer: bool = False
     epoch: int = 0
     position: int = 0
     run_seconds: float = 0.0
@@ -114,7 +124,8 @@ class RosterEntry:
     """A worker's description of itself in the handshake.
 
     ``seconds_per_minibatch`` is measured on real devices and known in simulation; NaN if unknown. ``bandwidth`` is in
-    bytes per second. ``packs`` is true if the worker supports packed arrays (``echelon.protocol.packing``).
+    bytes per second. ``packs`` is true if the worker supports packed arrays (``echelon.protocol.packing``). ``parts``
+    says what its model is made of; ``buffers`` are those that the initial arrays lack.
     """
 
     rank: int
@@ -125,18 +136,26 @@ class RosterEntry:
     bandwidth: float = math.inf
     device: str = ""
     packs: bool = False
+    parts: ModelParts | None = None
+    buffers: ArrayRecord | None = field(default=None, compare=False)
 
     def to_content(self) -> RecordDict:
         """Return the content of a handshake reply."""
-        values = asdict(self)
-        config = ConfigRecord({name: values.pop(name) for name in ("device", "packs")})
-        return RecordDict({METRICS: MetricRecord(values), CONFIG: config})
+        values = {name: value for name, value in vars(self).items() if name not in _NO_NUMBERS}
+        config = ConfigRecord({"device": self.device, "packs": self.packs})
+        if self.parts is not None:
+            config.update(_parts_to_config(self.parts))
+        content = RecordDict({METRICS: MetricRecord(values), CONFIG: config})
+        if self.buffers is not None:
+            content[ARRAYS] = self.buffers
+        return content
 
     @classmethod
     def from_content(cls, content: RecordDict) -> Self:
         """Parse a handshake reply; raise KeyError, TypeError or ValueError if it is malformed."""
         metrics = content.metric_records[METRICS]
-        values: dict[str, Any] = {f.name: metrics[f.name] for f in fields(cls) if f.name in metrics}
+        numbers = {f.name for f in fields(cls)} - _NO_NUMBERS
+        values: dict[str, Any] = {name: metrics[name] for name in numbers & set(metrics)}
         for name, value in values.items():
             if (
                 isinstance(value, list)
@@ -150,7 +169,29 @@ class RosterEntry:
                 raise ValueError(f"{name} must be above 0 and, except for bandwidth, finite; got {values[name]}")
         if not values.get("latency_seconds", 0.0) < math.inf:
             raise ValueError(f"latency_seconds must be finite; got {values['latency_seconds']}")
-        return cls(device=str(config["device"]), packs=bool(config.get("packs", False)), **values)
+        parts = _parts_from_config(config)
+        texts: dict[str, Any] = {"device": str(config["device"]), "packs": bool(config.get("packs", False))}
+        return cls(parts=parts, buffers=content.array_records.get(ARRAYS), **texts, **values)
+
+
+def _parts_to_config(parts: ModelParts) -> ConfigRecord:
+    lists = {name: [*getattr(parts, name)] for name in _PART_LISTS}
+    tied = [name for pair in parts.tied.items() for name in pair]
+    return ConfigRecord({**lists, "tied": tied, "frozen": parts.frozen, "momentum": parts.momentum})
+
+
+def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
+    """Parse what a worker says about its model; None if it says nothing, ValueError if that is malformed."""
+    if "trainable" not in config:
+        return None
+    lists: dict[str, Any] = {name: config[name] for name in (*_PART_LISTS, "tied")}
+    for name, names in lists.items():
+        if not isinstance(names, list) or not all(isinstance(value, str) for value in names):
+            raise ValueError(f"{name} must be a list of names; got {names}")
+    tied = lists.pop("tied")
+    pairs = dict(zip(tied[::2], tied[1::2], strict=True))
+    named: dict[str, Any] = {name: tuple(names) for name, names in lists.items()}
+    return ModelParts(**named, tied=pairs, frozen=str(config["frozen"]), momentum=bool(config["momentum"]))
 
 
 def as_ndarray(array: Array) -> NDArray[Any]:

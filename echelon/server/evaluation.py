@@ -1,16 +1,18 @@
 """Evaluation of the consensus model and of every worker's model, on the server or on the workers."""
 
+import math
 from collections.abc import Callable, Mapping
+from logging import WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
-from numpy.typing import NDArray
+from flwr.supercore import log
 
 from echelon.core.operations import consensus
 from echelon.core.partition import Partition
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SHARD, shard_record
+from echelon.server.replies import reason
 from echelon.server.state import ServerState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -19,9 +21,9 @@ _MEASURES = ("accuracy", "loss")
 
 
 def evaluate_models(
-    evaluate_fn: EvaluateFn, server_round: int, rows: NDArray[np.float32], layout: ArrayLayout
+    evaluate_fn: EvaluateFn, server_round: int, state: ServerState, layout: ArrayLayout
 ) -> tuple[MetricRecord | None, dict[str, Any]]:
-    """Evaluate the mean of the rows and each row on the server.
+    """Evaluate the mean of the workers' models and each of them on the server.
 
     Parameters
     ----------
@@ -29,8 +31,8 @@ def evaluate_models(
         (round, arrays) -> metrics with ``accuracy`` and ``loss``, or None.
     server_round : int
         Passed on.
-    rows : float32 ndarray, shape (N, P)
-        The workers' models; where all are equal, one evaluation serves.
+    state : ServerState
+        With the workers' models; where all are equal, one evaluation serves.
     layout : ArrayLayout
         Of the rows.
 
@@ -39,13 +41,15 @@ def evaluate_models(
     tuple
         The consensus model's metrics as the function gave them, and the fields of the round's record.
     """
-    of_consensus = evaluate_fn(server_round, layout.arrays(consensus(rows)))
+    rows, exact = state.rows, state.exact
+    of_consensus = evaluate_fn(server_round, consensus_arrays(state, layout))
     if of_consensus is None:
         return None, {}
-    if (rows == rows[0]).all():
+    if (rows == rows[0]).all() and (exact == exact[0]).all():
         workers = [of_consensus] * len(rows)
     else:
-        workers = [evaluate_fn(server_round, layout.arrays(row)) or MetricRecord() for row in rows]
+        models = (layout.arrays(*model) for model in zip(rows, exact, strict=True))
+        workers = [evaluate_fn(server_round, arrays) or MetricRecord() for arrays in models]
     fields: dict[str, Any] = {}
     for name in _MEASURES:
         if name in of_consensus:
@@ -54,30 +58,69 @@ def evaluate_models(
     return of_consensus, fields
 
 
+def consensus_arrays(state: ServerState, layout: ArrayLayout) -> ArrayRecord:
+    """Return the mean of all workers' models."""
+    return layout.arrays(consensus(state.rows), layout.consensus_exact(state.exact))
+
+
 def evaluate_message(
     node_id: int, rank: int, config: ConfigRecord, state: ServerState, layout: ArrayLayout, partition: Partition
 ) -> Message:
     """Return the message that lets a worker evaluate its own model on its own data."""
-    content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: ConfigRecord(dict(config))})
+    arrays = layout.write(state.rows[rank], state.exact[rank])
+    content = RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(config))})
     if partition.parts is not None:
         content[SHARD] = shard_record(partition.parts[rank])
     return Message(content, dst_node_id=node_id, message_type=MessageType.EVALUATE)
 
 
 def worker_metrics(replies: Mapping[int, Message], num_workers: int) -> tuple[MetricRecord | None, dict[str, Any]]:
-    """Return the workers' own metrics: averaged by the samples that they evaluated, and as fields of the record.
+    """Average what the workers say about their own models, by the samples that they evaluated, as Flower's FedAvg does.
 
-    Workers that could not evaluate (an error, no numbers) are left out.
+    Parameters
+    ----------
+    replies : mapping of rank to Message
+        Each with ``num-examples`` and any other numbers.
+    num_workers : int
+        N.
+
+    Returns
+    -------
+    tuple
+        The means (None if there are none), and the fields of the round's record: each number by rank, and
+        ``evaluation_failures``, the reasons by rank, if a worker has not evaluated.
     """
     by_rank: dict[int, dict[str, float]] = {}
+    failures: dict[int, str] = {}
     for rank, reply in sorted(replies.items()):
-        metrics = reply.content.metric_records.get(METRICS) if reply.has_content() else None
-        if metrics is None or not all(isinstance(metrics.get(n), int | float) for n in (NUM_EXAMPLES, *_MEASURES)):
-            continue
-        by_rank[rank] = {name: float(metrics[name]) for name in (NUM_EXAMPLES, *_MEASURES)}  # type: ignore[arg-type]
-    total = sum(values[NUM_EXAMPLES] for values in by_rank.values())
-    if total <= 0:
-        return None, {}
-    mean = {name: sum(v[NUM_EXAMPLES] * v[name] for v in by_rank.values()) / total for name in _MEASURES}
-    fields = {f"worker_{name}": [by_rank.get(r, {}).get(name) for r in range(num_workers)] for name in _MEASURES}
-    return MetricRecord({**mean}), fields
+        try:
+            by_rank[rank] = _numbers(reply)
+        except ValueError as error:
+            log(WARNING, "Worker %s has not evaluated: %s", rank, error)
+            failures[rank] = str(error)
+    names = sorted({name for values in by_rank.values() for name in values} - {NUM_EXAMPLES})
+    means = {}
+    for name in names:
+        held = [(values[NUM_EXAMPLES], values[name]) for values in by_rank.values() if name in values]
+        means[name] = sum(weight * value for weight, value in held) / sum(weight for weight, _ in held)
+    fields: dict[str, Any] = {
+        f"worker_{name}": [by_rank.get(rank, {}).get(name) for rank in range(num_workers)] for name in names
+    }
+    if failures:
+        fields["evaluation_failures"] = failures
+    return MetricRecord({**means}) if means else None, fields
+
+
+def _numbers(reply: Message) -> dict[str, float]:
+    """Return the numbers of an evaluation; none of a worker without samples, ValueError for what cannot be averaged."""
+    if reply.has_error():
+        raise ValueError(reason(reply))
+    metrics = reply.content.metric_records.get(METRICS, MetricRecord())
+    values: dict[str, float] = {}
+    for name, value in metrics.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"its {name} must be a finite number; got {value}")
+        values[name] = float(value)
+    if not values.get(NUM_EXAMPLES, -1.0) >= 0:
+        raise ValueError(f"its reply must hold {NUM_EXAMPLES}, at least 0; got {metrics.get(NUM_EXAMPLES)}")
+    return values if values[NUM_EXAMPLES] > 0 else {}

@@ -11,7 +11,7 @@ from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy, batch_sizes
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import ARRAYS, CONFIG, MOMENTUM, SHARD, TrainInstructions, shard_record
+from echelon.protocol.messages import ARRAYS, CONFIG, MOMENTUM, OPTIMIZER, SHARD, TrainInstructions, shard_record
 from echelon.server.state import ServerState
 
 
@@ -72,6 +72,8 @@ class RoundInstructions:
             budget_seconds=self.budget_seconds,
             seconds_per_minibatch=float(state.seconds_per_minibatch[rank]),
             learning_rate=sgd.at(self.server_round),
+            schedule=sgd.factor(self.server_round),
+            keeps_optimizer=bool(state.optimizer.size),
             momentum=sgd.momentum,
             weight_decay=sgd.weight_decay,
             epoch=epoch,
@@ -99,9 +101,11 @@ def train_message(
     extra: dict[str, ArrayRecord],
 ) -> Message:
     """Return the message that carries a worker's row, momentum, shard and instructions."""
-    content = RecordDict({ARRAYS: layout.arrays(state.rows[rank]), CONFIG: config})
+    content = RecordDict({ARRAYS: layout.write(state.rows[rank], state.exact[rank]), CONFIG: config})
     if state.momentum is not None:
         content[MOMENTUM] = layout.parameter_arrays(state.momentum[rank])
+    if state.optimizer.size and not np.isnan(state.optimizer[rank]).any():
+        content[OPTIMIZER] = layout.optimizer_arrays(state.optimizer[rank])
     if partition.parts is not None:
         content[SHARD] = shard_record(partition.parts[rank])
     for name, arrays in extra.items():

@@ -39,6 +39,8 @@ def round_record(
         "uplink_bytes": sum(reply.num_bytes for reply in received.replies.values()),
         "downlink_bytes": begun.downlink_bytes,
     }
+    if session.processor.whole_rounds:
+        record["whole_rounds"] = sorted(session.processor.whole_rounds)
     if mixing.leaders is not None and mixing.leaders.active:
         record |= {"leaders_best": mixing.leaders.best.tolist(), "leaders_degree": mixing.leaders.degree.tolist()}
     return record

@@ -7,6 +7,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
+from echelon.core.layout import ModelParts
 from echelon.protocol.messages import CONFIG, ROSTER_QUERY, RosterEntry
 
 QUERY_TYPE = f"query.{ROSTER_QUERY}"
@@ -26,10 +27,16 @@ class Roster:
         By rank.
     node_ids : list of int
         Flower's id of each worker's node; it changes when a node comes back under a new one.
+    parts : ModelParts or None
+        What the workers' model is made of, once they have agreed on it.
+    left_out : set of int
+        Workers that have another model.
     """
 
     entries: list[RosterEntry]
     node_ids: list[int]
+    parts: ModelParts | None = None
+    left_out: set[int] = field(default_factory=set)
     shard_sizes: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:

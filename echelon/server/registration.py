@@ -83,6 +83,10 @@ class Registration:
         if entry is None or not 0 <= entry.rank < len(self.roster):
             log(WARNING, "Node %s has no rank of this run and is left out", node)
             return
+        if entry.parts != self.roster.parts:
+            reason = entry.parts.difference(self.roster.parts) if entry.parts and self.roster.parts else "is unknown"
+            log(WARNING, "Node %s claims rank %s and is left out: its model %s", node, entry.rank, reason)
+            return
         nodes = self.roster.node_ids
         holder = nodes[entry.rank]
         # A node that did not answer the handshake was assigned a spare rank, which it may have to give up again.
@@ -96,6 +100,7 @@ class Registration:
         else:
             self._exchange.forget(holder)
         nodes[entry.rank] = node
+        self.roster.left_out.discard(entry.rank)
         self._identify(node, entry)
 
     def _identify(self, node: int, entry: RosterEntry) -> None:

@@ -7,9 +7,9 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
-from echelon.core.layout import Row
+from echelon.core.layout import Bytes, Row
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, TrainReport, num_bytes
+from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, OPTIMIZER, TrainReport, num_bytes
 from echelon.protocol.packing import unpack
 
 # No round takes thirty years; sums of such times stay finite.
@@ -22,12 +22,18 @@ class RejectedReplyError(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A checked reply: the worker's new row (None if it was away), its momentum and its report."""
+    """A checked reply: the worker's new row and the bytes beside it (None if it was away), momentum and report.
+
+    ``obeys_budget`` is false of a client that does not report how much it has done.
+    """
 
     report: TrainReport
     row: Row | None = None
+    exact: Bytes | None = None
     momentum: NDArray[np.float32] | None = None
+    optimizer: NDArray[np.float32] | None = None
     num_bytes: int = 0
+    obeys_budget: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,32 +99,34 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
         If it is an error, or incomplete, of a wrong shape or type, not finite, or its counts cannot be true.
     """
     if message.has_error():
-        raise RejectedReplyError(f"error {message.error.code}: {_short(message.error.reason)}")
+        raise RejectedReplyError(reason(message))
     try:
         content = unpack(message.content)
         report = TrainReport.from_metrics(content.metric_records[METRICS])
-        if "samples" not in content.metric_records[METRICS]:  # a foreign client does as it is told, and does not say so
+        obeys_budget = "samples" in content.metric_records[METRICS]
+        if not obeys_budget:  # a foreign client does as it is told, and does not say so
             report = replace(report, samples=target_samples)
         if report.away_seconds > 0:
             return Reply(report)
         if shard_size is not None and report.num_examples != shard_size:
             raise RejectedReplyError(f"num-examples must be {shard_size}, its shard; got {report.num_examples}")
         arrays = content.array_records[ARRAYS]
-        row = layout.row(arrays)
+        row, exact = layout.read(arrays)
         momentum = layout.parameter_row(content.array_records[MOMENTUM]) if MOMENTUM in content else None
+        optimizer = layout.optimizer_row(content.array_records[OPTIMIZER]) if OPTIMIZER in content else None
     except KeyError as error:
         raise RejectedReplyError(f"its reply lacks {error}") from error
     except (TypeError, ValueError) as error:
         raise RejectedReplyError(str(error)) from error
     _check_counts(report, target_samples)
-    return Reply(report, row, momentum, num_bytes(content))
+    return Reply(report, row, exact, momentum, optimizer, num_bytes(content), obeys_budget)
 
 
 def _check_counts(report: TrainReport, target_samples: int) -> None:
     for name in ("num_examples", "samples", "minibatches"):
         if not isinstance(getattr(report, name), int):
             raise RejectedReplyError(f"{name.replace('_', '-')} must be an integer; got {getattr(report, name)}")
-    if report.num_examples < 1:
+    if report.num_examples < 0 or report.num_examples == 0 < report.samples:
         raise RejectedReplyError(f"num-examples must be at least 1; got {report.num_examples}")
     if report.minibatches < 0:
         raise RejectedReplyError(f"minibatches must be at least 0; got {report.minibatches}")
@@ -130,7 +138,8 @@ def _check_counts(report: TrainReport, target_samples: int) -> None:
         raise RejectedReplyError(f"train_loss must be finite; got {report.train_loss}")
 
 
-def _short(reason: str | None) -> str:
-    """Return the last telling line of a reason, which may be a whole traceback."""
-    lines = [line.strip() for line in (reason or "no reason given").splitlines() if line.strip()]
-    return lines[-1][:300]
+def reason(message: Message) -> str:
+    """Return the code of an error reply and the last telling line of its reason, which may be a whole traceback."""
+    text = message.error.reason or "no reason given"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"error {message.error.code}: {lines[-1][:300]}"

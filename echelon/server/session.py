@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
-from echelon.core.work import WorkPolicy
+from echelon.core.work import FullBatch, WorkPolicy
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import TrainInstructions
+from echelon.protocol.messages import INITIAL, TrainInstructions
 from echelon.server.exchange import Exchange
+from echelon.server.model import lay_out_model
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
 from echelon.server.registration import Registration
@@ -63,7 +64,8 @@ class Session:
     def free_ranks(self) -> list[int]:
         """Return the ranks whose nodes are connected and have answered every earlier message."""
         ranks, busy = self.roster.ranks(), self.exchange.busy_nodes
-        return sorted(ranks[node] for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
+        nodes = (node for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
+        return sorted({ranks[node] for node in nodes} - self.roster.left_out)
 
 
 def open_session(
@@ -100,22 +102,28 @@ def open_session(
         If the partition or the state to continue from is for other workers or another model.
     """
     exchange = Exchange(grid, options.get("window"), options.get("stop"))
-    layout = ArrayLayout(arrays, options.get("buffers"))
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
-    registration = Registration(exchange, handshake, config)
+    question = ConfigRecord({**config, INITIAL: list(arrays)})
+    registration = Registration(exchange, handshake, question)
     roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
+    layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())
     partition = options.get("partition") or Partition()
     if callable(partition):
         partition = partition(roster)
     sizes = partition.sizes
     if sizes is not None and len(sizes) != len(roster):
         raise ValueError(f"the partition is for {len(sizes)} workers; {len(roster)} have registered")
-    num_momentum = layout.num_parameters if sgd.momentum else 0
-    initial = ServerState.initial(layout.row(arrays), len(roster), num_momentum)
+    num_momentum = layout.num_parameters if sgd.momentum and layout.has_momentum else 0
+    initial = ServerState.initial(
+        layout.row(arrays), len(roster), num_momentum, layout.exact(arrays), layout.optimizer_size
+    )
     state = _continued(options.get("state"), initial)
     unknown = np.isnan(state.seconds_per_minibatch)
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
-    processor = ReplyProcessor(exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd)
+    partial_work = not isinstance(work, FullBatch)
+    processor = ReplyProcessor(
+        exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd, partial_work
+    )
     shard_sizes = roster.shard_sizes if sizes is None else sizes
     return Session(exchange, registration, layout, partition, shard_sizes, processor, state)
 
@@ -124,7 +132,7 @@ def _continued(state: ServerState | None, initial: ServerState) -> ServerState:
     """Return the state to continue from, or the initial one."""
     if state is None:
         return initial
-    if state.rows.shape != initial.rows.shape:
+    if any(getattr(state, n).shape != getattr(initial, n).shape for n in ("rows", "exact", "optimizer")):
         raise ValueError(
             f"the state to continue from has {state.rows.shape[0]} models of {state.rows.shape[1]} values; "
             f"this run has {initial.rows.shape[0]} of {initial.rows.shape[1]}"

@@ -16,8 +16,12 @@ class ServerState:
     ----------
     rows : float32 ndarray, shape (N, P)
         Every worker's model: parameters, then buffers.
+    exact : uint8 ndarray, shape (N, B)
+        Bytes of the buffers that have no place in a row.
     momentum : float32 ndarray, shape (N, number of parameters), or None
         Momentum buffers, where the workers use momentum.
+    optimizer : float32 ndarray, shape (N, S)
+        State of other optimisers; NaN where a worker has not taken a step yet.
     cursors : int64 ndarray, shape (N, 2)
         (epoch, position) of every worker.
     left_in_batch : int64 ndarray, shape (N,)
@@ -39,7 +43,9 @@ class ServerState:
     """
 
     rows: NDArray[np.float32]
+    exact: NDArray[np.uint8]
     momentum: NDArray[np.float32] | None
+    optimizer: NDArray[np.float32]
     cursors: NDArray[np.int64]
     left_in_batch: NDArray[np.int64]
     seconds_per_minibatch: NDArray[np.float64]
@@ -53,11 +59,20 @@ class ServerState:
     extras: dict[str, NDArray[np.generic]] = field(default_factory=dict)
 
     @classmethod
-    def initial(cls, row: NDArray[np.float32], num_workers: int, num_momentum: int) -> "ServerState":
-        """Return the state before the first round: every worker starts from ``row``."""
+    def initial(
+        cls,
+        row: NDArray[np.float32],
+        num_workers: int,
+        num_momentum: int,
+        exact: NDArray[np.uint8] | None = None,
+        optimizer_size: int = 0,
+    ) -> "ServerState":
+        """Return the state before the first round: every worker starts from ``row`` and ``exact``."""
         return cls(
             rows=np.tile(row, (num_workers, 1)),
+            exact=np.tile(np.empty(0, dtype=np.uint8) if exact is None else exact, (num_workers, 1)),
             momentum=np.zeros((num_workers, num_momentum), dtype=np.float32) if num_momentum else None,
+            optimizer=np.full((num_workers, optimizer_size), np.nan, dtype=np.float32),
             cursors=np.zeros((num_workers, 2), dtype=np.int64),
             left_in_batch=np.zeros(num_workers, dtype=np.int64),
             seconds_per_minibatch=np.full(num_workers, np.nan),

@@ -23,7 +23,7 @@ from echelon.core.layout import Row
 from echelon.core.mixing import Floats, Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
-from echelon.server.evaluation import EvaluateFn, evaluate_message, evaluate_models, worker_metrics
+from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.instructions import Round, RoundInstructions, train_message
 from echelon.server.metrics import round_record
 from echelon.server.nodes import Roster
@@ -102,15 +102,19 @@ class FlowerStrategy(Strategy, FlowerBase):
             return {}, {}
         weights = pull.weights[rank].astype(np.float32)
         used = np.flatnonzero(weights)
-        anchor = weights[used] @ session.state.rows[used, session.mixed]
+        anchor = session.state.rows[rank, : session.layout.num_parameters].copy()
+        anchor[session.mixed] = weights[used] @ session.state.rows[used, session.mixed]
         return {ANCHOR: session.layout.parameter_arrays(anchor)}, {"anchor_strength": pull.strength}
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
-        state, columns = self.state, self.session.layout.num_parameters
+        state, columns = self.state, self.session.layout.num_mixed
         drift = operations.combine(mixing.matrix, state.rows, updated, columns, self.order)
         if self.average_momentum and state.momentum is not None:
-            operations.mix(mixing.matrix, state.momentum)
+            operations.mix(mixing.matrix, state.momentum, columns)
+        if self.average_momentum and state.optimizer.size:
+            np.nan_to_num(state.optimizer, copy=False)  # of workers that were never present, and weigh nothing
+            operations.mix(mixing.matrix, state.optimizer)
         return drift
 
     def load_global(self, arrays: ArrayRecord) -> None:
@@ -134,9 +138,11 @@ class FlowerStrategy(Strategy, FlowerBase):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Return a round's messages: to every free worker, its own row and its instructions."""
-        session = self._session or self.open(grid, arrays, config)
-        if arrays:
+        if self._session is None:
+            self.open(grid, arrays, config)
+        elif arrays:
             self.load_global(arrays)
+        session = self.session
         self._round = self._begin(server_round, session.free_ranks())
         return self._messages(self._round, config)
 
@@ -282,7 +288,7 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def consensus(self) -> ArrayRecord:
         """Return the mean of all workers' models."""
-        return self.session.layout.arrays(operations.consensus(self.state.rows))
+        return consensus_arrays(self.state, self.session.layout)
 
     def _round_result(self, record: Mapping[str, Any]) -> tuple[ArrayRecord, MetricRecord]:
         """Return what Flower gets of a finished round: the consensus model and the round's metrics."""
@@ -323,7 +329,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         held_out_loss = self._options.get("held_out_loss")
         for rank, reply in replies.items():
             if self.losses == "held_out" and held_out_loss is not None and reply.row is not None:
-                measured[rank] = held_out_loss(self.session.layout.arrays(reply.row))
+                assert reply.exact is not None
+                measured[rank] = held_out_loss(self.session.layout.arrays(reply.row, reply.exact))
             elif reply.report.samples:
                 measured[rank] = reply.report.train_loss
         return measured
@@ -339,7 +346,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         """Evaluate on the server, or else on the workers; note it in the result and return the record's fields."""
         session = self.session
         if evaluate_fn is not None:
-            found, fields = evaluate_models(evaluate_fn, server_round, session.state.rows, session.layout)
+            found, fields = evaluate_models(evaluate_fn, server_round, session.state, session.layout)
             if found is not None:
                 result.evaluate_metrics_serverapp[server_round] = found
             return fields

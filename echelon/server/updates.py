@@ -71,6 +71,13 @@ class ReplyProcessor:
         Whether a reply to an earlier round counts in the round in which it arrives.
     sgd : SGD
         Of the run: a bound on updates also bounds the steps of momentum.
+    partial_work : bool
+        Whether a worker may have to stop before it has done all of a round's work.
+
+    Attributes
+    ----------
+    whole_rounds : set of int
+        Workers whose clients cannot stop within a budget.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class ReplyProcessor:
         norm_limit: NormLimit | None,
         fold_late: bool,
         sgd: SGD,
+        partial_work: bool = False,
     ) -> None:
         self.exchange = exchange
         self.registration = registration
@@ -90,7 +98,9 @@ class ReplyProcessor:
         self.norm_limit = norm_limit
         self.fold_late = fold_late
         self.sgd = sgd
+        self.partial_work = partial_work
         self.received = Received()
+        self.whole_rounds: set[int] = set()
         self._rows_in_flight: dict[int, Row] = {}
 
     def read(self, messages: Iterable[Message], instructions: RoundInstructions, state: ServerState) -> Received:
@@ -113,6 +123,7 @@ class ReplyProcessor:
                 received.offline[rank] = reply.report.away_seconds
             else:
                 received.replies[rank] = reply
+                self._note_whole_round(rank, reply)
                 if older is not None:
                     received.late.add(rank)
         received.replies = dict(sorted(received.replies.items()))
@@ -144,6 +155,18 @@ class ReplyProcessor:
         if self.fold_late:
             self._rows_in_flight |= {rank: state.rows[rank].copy() for rank in timed_out}
 
+    def _note_whole_round(self, rank: int, reply: Reply) -> None:
+        """Name a worker, once, whose client cannot stop within a budget where that is asked for."""
+        if reply.obeys_budget or not self.partial_work or rank in self.whole_rounds:
+            return
+        self.whole_rounds.add(rank)
+        log(
+            WARNING,
+            "Worker %s has a client that does whole rounds: its reply does not say how many samples it has processed, "
+            "so it cannot stop within the budget. See Budget in docs/client.md",
+            rank,
+        )
+
     def _older_row(self, rank: int, message: Message) -> Row | None:
         """Return the row from which a late reply started; None for a reply to this round."""
         older = self._rows_in_flight.pop(rank, None)
@@ -173,8 +196,12 @@ def advance_state(
         state.count_samples(rank, report.samples)
         if report.samples and report.seconds > 0:  # a foreign client does not measure
             state.learn_speed(rank, report.seconds * minibatch_size / report.samples, ema)
+        if reply.exact is not None:
+            state.exact[rank] = reply.exact
         if state.momentum is not None and reply.momentum is not None:
             state.momentum[rank] = reply.momentum
+        if reply.optimizer is not None:
+            state.optimizer[rank] = reply.optimizer
 
 
 def scale_updates(

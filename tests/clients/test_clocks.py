@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.clocks import VirtualClock, WallClock
+from clients.clocks import VirtualClock
+from echelon.core.clocks import WallClock
 
 INF = float("inf")
 

@@ -81,11 +81,10 @@ def test_other_precisions_are_refused() -> None:
         FlatModel(nn.Linear(2, 2).double())
 
 
-def test_frozen_parameters_stay() -> None:
+def test_frozen_parameters_have_no_place() -> None:
     module = tiny.batch_norm()
     module[0].weight.requires_grad_(False)  # type: ignore[index]
     model = FlatModel(module)
-    assert model.frozen is not None
-    assert model.frozen[:40].all()
-    assert not model.frozen[40:].any()
-    assert FlatModel(tiny.batch_norm()).frozen is None
+    assert model.parameters.shape == (8 + 8 + 8 + 8 * 3 + 3,)
+    assert "0.weight" not in model.arrays()
+    assert "0.weight" not in model.unflatten(model.parameters)

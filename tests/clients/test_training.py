@@ -13,6 +13,8 @@ from torch.nn import functional
 from clients.clocks import VirtualClock
 from clients.data import Batch, TensorData
 from clients.model import FlatModel
+from clients.objectives import Objective
+from clients.optimizers import MOMENTUM_BUFFER, Optimizer
 from clients.training import LocalUpdate, train
 from echelon.protocol.messages import TrainInstructions
 from tests import tiny
@@ -27,9 +29,14 @@ def run(
     *,
     seconds_per_sample: float = 0.0,
     data: Any = None,
+    saved: Tensor | None = None,
     **options: Any,
 ) -> tuple[FlatModel, LocalUpdate]:
     model = FlatModel(build())
+    if saved is not None:
+        options["optimizer"] = Optimizer().prepare(model, instructions, {MOMENTUM_BUFFER: saved})
+    if "loss" in options:
+        options["objective"] = Objective(options.pop("loss"))
     indices = torch.arange(instructions.local_steps * instructions.batch_size) % len(Y)
     clock = VirtualClock(1 / seconds_per_sample if seconds_per_sample else float("inf"), lambda: 1.0)
     return model, train(model, data or TensorData(X, Y), indices, instructions, clock, **options)
@@ -62,16 +69,13 @@ class TestAgainstTorch:
         "hyper", [{}, {"momentum": 0.9}, {"weight_decay": 0.1}, {"momentum": 0.9, "weight_decay": 0.1}]
     )
     def test_sgd(self, build: tiny.Model, hyper: dict[str, Any]) -> None:
-        velocity = torch.zeros_like(FlatModel(build()).parameters)
-        options: dict[str, Any] = {"velocity": velocity} if "momentum" in hyper else {}
-        instructions = replace(BASE, local_steps=5, **hyper)
-        model, update = run(instructions, build, **options)
+        model, update = run(replace(BASE, local_steps=5, **hyper), build)
         module, loss = plain(5, build, minibatch=8, **hyper)
         assert_same(model, module)
         assert update.train_loss == pytest.approx(loss, rel=1e-6)
 
     def test_four_minibatches_of_8_are_one_batch_of_32(self) -> None:
-        model, update = run(replace(BASE, local_steps=2), velocity=None)
+        model, update = run(replace(BASE, local_steps=2))
         module, _ = plain(2, minibatch=32)
         assert_same(model, module)
         assert (update.samples, update.minibatches) == (64, 8)
@@ -88,9 +92,8 @@ class TestAgainstTorch:
             module[0].requires_grad_(False)  # type: ignore[index]
             return module
 
-        velocity = torch.zeros_like(FlatModel(build()).parameters)
         hyper: dict[str, Any] = {"momentum": 0.9, "weight_decay": 0.1}
-        model, _ = run(replace(BASE, local_steps=3, **hyper), build, velocity=velocity)
+        model, _ = run(replace(BASE, local_steps=3, **hyper), build)
         module, _ = plain(3, build, minibatch=8, **hyper)
         assert_same(model, module)
 
@@ -140,7 +143,7 @@ class TestBudget:
         """A step without a finished mini-batch is not taken, not even by weight decay or momentum."""
         velocity = torch.ones(18)
         instructions = replace(BASE, min_minibatches=0, budget_seconds=0.5, weight_decay=0.1, momentum=0.9)
-        model, update = paced(instructions, velocity=velocity)
+        model, update = paced(instructions, saved=velocity)
         assert torch.equal(model.parameters, FlatModel(tiny.linear()).parameters)
         assert torch.equal(velocity, torch.ones(18))
         assert (update.samples, update.minibatches, update.seconds) == (0, 0, 0.0)
@@ -158,13 +161,13 @@ class TestBudget:
 
     def test_the_two_parts_of_a_batch_are_the_batch(self) -> None:
         """Without curvature (loss linear in the parameters) 12 + 20 samples give the same result as 32."""
-        linear_loss: dict[str, Any] = {"loss": lambda outputs, labels: (outputs * functional.one_hot(labels, 3)).sum()}
+        linear_loss: dict[str, Any] = {"loss": lambda model, b: (model(b[0]) * functional.one_hot(b[1], 3)).sum()}
         whole, _ = run(BASE, **linear_loss)
         model = FlatModel(tiny.linear())
         clock = VirtualClock(float("inf"), lambda: 1.0)
         for indices in (torch.arange(12), torch.arange(12, 32)):
             part = replace(BASE, target_samples=len(indices))
-            train(model, TensorData(X, Y), indices, part, clock, **linear_loss)
+            train(model, TensorData(X, Y), indices, part, clock, objective=Objective(linear_loss["loss"]))
         torch.testing.assert_close(model.parameters, whole.parameters)
 
 
@@ -205,7 +208,7 @@ class TestRandomness:
 
 
 def test_another_loss() -> None:
-    model, update = run(BASE, loss=lambda outputs, labels: (outputs**2).sum())
+    model, update = run(BASE, loss=lambda model, batch: (model(batch[0]) ** 2).sum())
     module = tiny.linear()
     loss = (module(X[:32]) ** 2).sum()
     torch.autograd.backward(loss / 32)

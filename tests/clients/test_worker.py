@@ -10,10 +10,11 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, RecordDict
 
-from clients.data import TensorData
+from clients.data import Batch, TensorData
 from clients.fleet import Device, Fleet
 from clients.worker import Worker
 from echelon.algorithms.partial import sample_order
+from echelon.core.layout import ModelParts
 from echelon.protocol.messages import (
     ARRAYS,
     CONFIG,
@@ -39,7 +40,7 @@ class Spy(TensorData):
         super().__init__(X, Y)
         self.used: list[int] = []
 
-    def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: torch.Tensor, generator: np.random.Generator) -> Batch:
         self.used.extend(indices.tolist())
         return super().batch(indices, generator)
 
@@ -103,7 +104,7 @@ class TestRequestsLeaveNoTrace:
         made = worker(build=tiny.batch_norm)
         request = content(replace(BASE, momentum=0.9), build=tiny.batch_norm)
         first = made.train(2, request).array_records[ARRAYS]
-        made.roster(2, TrainInstructions())
+        made.roster(2, TrainInstructions().to_config())
         made.evaluate(2, request)
         made.train(2, content(replace(BASE, server_round=2, learning_rate=3.0), build=tiny.batch_norm))
         again = made.train(2, request).array_records[ARRAYS]
@@ -129,20 +130,21 @@ class TestRequestsLeaveNoTrace:
 class TestRoster:
     def test_of_a_simulated_device(self) -> None:
         fleet = Fleet((Device(40.0, 0.01, 1e6), Device(20.0)))
-        entry = RosterEntry.from_content(worker(fleet=fleet).roster(2, TrainInstructions(minibatch_size=8)))
-        assert entry == RosterEntry(2, 96, 40.0, 0.2, 0.01, 1e6, "cpu")
+        entry = RosterEntry.from_content(worker(fleet=fleet).roster(2, TrainInstructions(minibatch_size=8).to_config()))
+        parts = ModelParts(("weight", "bias"))
+        assert entry == RosterEntry(2, 96, 40.0, 0.2, 0.01, 1e6, "cpu", parts=parts)
 
     @pytest.mark.parametrize("fleet", [None, Fleet((Device(1e-3),))])
     def test_a_real_device_measures_itself(self, fleet: Fleet | None) -> None:
         instructions = TrainInstructions(minibatch_size=8, wall_clock=True)
-        entry = RosterEntry.from_content(worker(fleet=fleet).roster(2, instructions))
+        entry = RosterEntry.from_content(worker(fleet=fleet).roster(2, instructions.to_config()))
         assert 1e-6 < entry.seconds_per_minibatch < 1
         assert entry.samples_per_second == pytest.approx(8 / entry.seconds_per_minibatch)
         assert (entry.num_examples, entry.latency_seconds) == (96, 0)
 
     def test_it_measures_with_fewer_samples_than_a_minibatch(self) -> None:
         made = worker((X[:3], Y[:3]))
-        entry = RosterEntry.from_content(made.roster(2, TrainInstructions(minibatch_size=8)))
+        entry = RosterEntry.from_content(made.roster(2, TrainInstructions(minibatch_size=8).to_config()))
         assert entry.seconds_per_minibatch > 0
 
 

@@ -20,7 +20,7 @@ UNKNOWN = {
     "engine=null": "engine must be one of inline, ray; got null",
     "engine=": "engine must be one of inline, ray; got nothing",
     "engine={a:1}": "engine must be one of inline, ray; got {a:1}",
-    "device=gpu": "device must be one of auto, cpu, cuda; got gpu",
+    "device=gpu": "device must be one of auto, cpu, cuda, mps, xpu; got gpu",
     "work.trigger=fast": "work.trigger must be one of fastest, quorum, deadline; got fast",
 }
 TYPES = {

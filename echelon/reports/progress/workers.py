@@ -84,6 +84,8 @@ def _state_text(record: Mapping[str, Any], rank: int) -> Text:
     name = state(record, rank)
     reason = _reason(record, rank)
     line = f"{_STATE_MARKS[name]} {name}" + (f": {reason}" if name == "rejected" else "")
+    if rank in record.get("whole_rounds", ()):
+        line += ", does whole rounds"
     return Text(line, style=_STATE_STYLES[name])
 
 

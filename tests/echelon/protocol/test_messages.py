@@ -35,7 +35,7 @@ def array(data: bytes) -> Array:
 
 class TestRoundTrips:
     def test_instructions(self) -> None:
-        said = TrainInstructions(7, 3, 2, 4, 64, 8, 40, 0, 1.5, 0.25, 0.1, 0.9, 1e-4, 0.2, 5, 60, 12.5, True)
+        said = TrainInstructions(7, 3, 2, 4, 64, 8, 40, 0, 1.5, 0.25, 0.1, 0.9, 1e-4, 0.2, 0.5, True, 5, 60, 12.5, True)
         assert TrainInstructions.from_config(said.to_config()) == said
 
     def test_instructions_of_a_server_that_gives_none(self) -> None:

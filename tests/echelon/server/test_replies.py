@@ -21,6 +21,7 @@ MODEL: dict[str, np.ndarray[Any, Any]] = {
     "bias": np.zeros(2, np.float32),
     "num_batches_tracked": np.array(3, np.int64),
 }
+COUNT = np.array([8], dtype=np.int64).view(np.uint8)
 LAYOUT = ArrayLayout(ArrayRecord({name: Array(value) for name, value in MODEL.items()}))
 TARGET, SHARD = 64, 100
 SOUND: dict[str, Any] = {"num-examples": SHARD, "samples": 64, "minibatches": 2, "train_loss": 0.5, "seconds": 1.5}
@@ -127,9 +128,11 @@ def test_a_reply_is_sound_or_rejected(content: RecordDict) -> None:
 
 
 def test_what_was_meant_to_be_read_is_read() -> None:
-    content = RecordDict({METRICS: MetricRecord(SOUND), ARRAYS: LAYOUT.arrays(np.arange(9, dtype=np.float32))})
+    content = RecordDict({METRICS: MetricRecord(SOUND), ARRAYS: LAYOUT.write(np.arange(8, dtype=np.float32), COUNT)})
     found = read(reply(content), LAYOUT, TARGET, SHARD)
-    np.testing.assert_array_equal(found.row, np.arange(9))
+    np.testing.assert_array_equal(found.row, np.arange(8))
+    assert found.exact is not None
+    assert found.exact.tobytes() == COUNT.tobytes()
     assert found.report == TrainReport(SHARD, 64, 2, 0.5, 1.5)
 
 
@@ -146,7 +149,7 @@ def test_what_was_meant_to_be_read_is_read() -> None:
 )
 def test_a_rejection_names_what_is_wrong(name: str, value: float, reason: str) -> None:
     content = RecordDict(
-        {METRICS: MetricRecord({**SOUND, name: value}), ARRAYS: LAYOUT.arrays(np.zeros(9, np.float32))}
+        {METRICS: MetricRecord({**SOUND, name: value}), ARRAYS: LAYOUT.write(np.zeros(8, np.float32), COUNT)}
     )
     with pytest.raises(RejectedReplyError, match=reason):
         read(reply(content), LAYOUT, TARGET, SHARD)

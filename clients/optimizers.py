@@ -1,0 +1,161 @@
+"""The optimiser of a worker's steps: torch's, on all parameters as one vector."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from echelon.protocol.messages import TrainInstructions
+
+from .model import FlatModel
+
+Factory = Callable[[list[Tensor]], torch.optim.Optimizer]
+Keeper = Literal["server", "worker", "reset"]
+State = dict[str, Tensor]
+
+MOMENTUM_BUFFER = "momentum_buffer"
+
+_NAMED: dict[str, type[torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+    "adagrad": torch.optim.Adagrad,
+}
+_WITH_MOMENTUM = ("sgd", "rmsprop")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Which optimiser a worker uses, and who keeps its state between rounds.
+
+    Parameters
+    ----------
+    choice : str or callable
+        A name (sgd, adamw, adam, rmsprop, adagrad), with the run's learning rate, weight decay and, for sgd and
+        rmsprop, momentum; or a function of a list of parameters that returns a torch optimiser. That one keeps its own
+        hyper-parameters; the run's schedule scales its learning rate.
+    state : {"server", "worker", "reset"}
+        ``server``: travels with the row, so that a worker that restarts and a run that is resumed go on exactly.
+        ``worker``: stays in the worker's process. ``reset``: starts anew in every round.
+    max_grad_norm : float, optional
+        Upper bound on the norm of a step's gradient, which is shortened to it.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or word, or a bound that is not above 0.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Optimizer("adamw").slots
+    (('exp_avg', 'exp_avg_sq'), ('step',))
+    >>> Optimizer(lambda parameters: torch.optim.SGD(parameters, lr=0.1, nesterov=True, momentum=0.9)).slots
+    (('momentum_buffer',), ())
+    """
+
+    choice: str | Factory = "sgd"
+    state: Keeper = "server"
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choice, str) and self.choice not in _NAMED:
+            raise ValueError(f"optimizer.name must be one of {', '.join(_NAMED)}, or a function; got {self.choice}")
+        if self.state not in ("server", "worker", "reset"):
+            raise ValueError(f"optimizer.state must be server, worker or reset; got {self.state}")
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
+            raise ValueError(f"optimizer.max_grad_norm must be above 0; got {self.max_grad_norm}")
+
+    @property
+    def is_sgd(self) -> bool:
+        """Whether it is the SGD whose momentum strategies know and mix."""
+        return self.choice == "sgd"
+
+    @property
+    def slots(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the state: vectors as long as the parameters, and single numbers.
+
+        Raises
+        ------
+        ValueError
+            If the optimiser's step needs more than the gradient.
+        """
+        probe = torch.zeros(2, requires_grad=True)
+        probe.grad = torch.zeros(2)
+        made = self._make(probe, TrainInstructions(momentum=0.5))
+        try:
+            made.step()
+        except TypeError as error:
+            raise ValueError(
+                f"optimizer: a step must need the gradient alone; {type(made).__name__}: {error}"
+            ) from None
+        sizes = {name: torch.as_tensor(value).numel() for name, value in made.state[probe].items() if value is not None}
+        return tuple(n for n, size in sizes.items() if size == 2), tuple(n for n, size in sizes.items() if size == 1)
+
+    def prepare(self, model: FlatModel, instructions: TrainInstructions, saved: Mapping[str, Tensor]) -> "Steps":
+        """Return the steps of a round, which continue from the state ``saved``; none of it starts anew."""
+        flat = model.parameters.requires_grad_(False)
+        parameter = torch.nn.Parameter(flat)
+        parameter.grad = model.gradients
+        made = self._make(parameter, instructions)
+        made.state[parameter].update(saved)
+        decay = instructions.weight_decay if self.is_sgd else 0.0
+        return Steps(made, parameter, decay, self.max_grad_norm)
+
+    def _make(self, parameter: Tensor, instructions: TrainInstructions) -> torch.optim.Optimizer:
+        if not isinstance(self.choice, str):
+            made = self.choice([parameter])
+            for group in made.param_groups:
+                group["lr"] = group["lr"] * instructions.schedule
+            return made
+        options: dict[str, Any] = {"lr": instructions.learning_rate}
+        if self.choice in _WITH_MOMENTUM:
+            options["momentum"] = instructions.momentum
+        if not self.is_sgd:  # whose L2 penalty enters before the corrective force, see Steps
+            options["weight_decay"] = instructions.weight_decay
+        return _NAMED[self.choice]([parameter], **options)
+
+
+class Steps:
+    """The steps of one round.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Of one parameter.
+    parameter : tensor, shape (P,)
+        All of the model's.
+    decay : float
+        L2 penalty that is added to the gradient.
+    max_grad_norm : float, optional
+        Upper bound on the norm of a gradient.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameter: Tensor, decay: float, max_grad_norm: float | None
+    ) -> None:
+        self._optimizer, self._parameter = optimizer, parameter
+        self._decay, self._max_grad_norm = decay, max_grad_norm
+
+    @property
+    def state(self) -> State:
+        """The optimiser's state."""
+        state = self._optimizer.state[self._parameter]
+        return {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
+
+    @torch.no_grad()
+    def take(self, batch_size: int, anchor: Tensor | None, anchor_strength: float) -> None:
+        """Take a step by the gradient, a sum over the samples of a batch, and the pull of an anchor."""
+        direction = self._parameter.grad
+        assert direction is not None
+        direction.div_(batch_size)
+        if self._max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_([self._parameter], self._max_grad_norm)
+        if self._decay:
+            direction.add_(self._parameter, alpha=self._decay)
+        if anchor is not None:
+            direction.add_(self._parameter - anchor, alpha=anchor_strength)
+        self._optimizer.step()

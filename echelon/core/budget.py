@@ -1,0 +1,113 @@
+"""A round's budget for a training loop of one's own: which mini-batches to compute, and what to report of them."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, TypeVar
+
+from echelon.core.clocks import WallClock
+
+T = TypeVar("T")
+
+
+class Budget:
+    """What a worker may compute in a round, by the instructions that came with its train message.
+
+    Under a server that sends none (Flower's FedAvg) it is one pass over the data, without a time limit.
+
+    Parameters
+    ----------
+    instructions : mapping
+        The ``config`` record of the train message.
+
+    Examples
+    --------
+    In a ClientApp's train function, where ``message`` and a ``loader`` of (inputs, labels) are at hand:
+
+    >>> from echelon.core.budget import Budget
+    >>> loader = [([0.1, 0.2], [0, 1])] * 6
+    >>> budget = Budget({"target_samples": 8, "budget_seconds": 60.0})
+    >>> for inputs, labels in budget.minibatches(loader):
+    ...     pass  # a step of the optimiser
+    >>> report = budget.report()
+    >>> report["samples"], report["minibatches"]
+    (8, 4)
+    """
+
+    def __init__(self, instructions: Mapping[str, Any]) -> None:
+        steps, batch = instructions.get("local_steps", 1), instructions.get("batch_size", 0)
+        self._target = int(instructions.get("target_samples", 0) or steps * batch)
+        self._seconds = float(instructions.get("budget_seconds", math.inf))
+        self._least = int(instructions.get("min_minibatches", 1))
+        per_minibatch = float(instructions.get("seconds_per_minibatch", math.nan))
+        self._per_sample = per_minibatch / max(int(instructions.get("minibatch_size", 1)), 1)
+        self._clock = WallClock(self._per_sample)
+        self._samples = self._minibatches = 0
+        self._stopped = False
+
+    def minibatches(self, loader: Iterable[T]) -> Iterator[T]:
+        """Yield mini-batches until the round's target is reached or the next one would not end within the budget.
+
+        Parameters
+        ----------
+        loader : iterable
+            Of mini-batches, with as many samples as the first tensor in each has rows. It starts again when it ends,
+            until the target is reached; without a target it is passed over once.
+
+        Yields
+        ------
+        object
+            The loader's mini-batches.
+
+        Raises
+        ------
+        ValueError
+            If the loader is empty.
+        """
+        self._clock = WallClock(self._per_sample)
+        while True:
+            before = self._minibatches
+            for batch in loader:
+                size = num_samples(batch)
+                if not self._goes_on(size):
+                    return
+                yield batch
+                self._clock.tick(size)
+                self._samples, self._minibatches = self._samples + size, self._minibatches + 1
+            if self._minibatches == before:
+                raise ValueError("the loader has no mini-batches: this worker has no data to train on")
+            if not self._target:
+                return
+
+    def report(self) -> dict[str, int | float]:
+        """Return what to add to the metrics of the reply: samples, mini-batches and seconds."""
+        left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped else 0.0
+        return {
+            "samples": min(self._samples, self._target) if self._target else self._samples,
+            "minibatches": self._minibatches,
+            "seconds": self._clock.seconds,
+            "dropped_seconds": left,
+        }
+
+    def _goes_on(self, size: int) -> bool:
+        """Return whether to compute a mini-batch of ``size`` samples."""
+        if self._target and self._samples >= self._target:
+            return False
+        self._stopped = self._minibatches >= self._least and not self._clock.fits(size, self._seconds)
+        return not self._stopped
+
+
+def num_samples(batch: Any) -> int:
+    """Return the rows of the first tensor in a mini-batch, which may be a tuple or a dict.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if isinstance(batch, Mapping):
+        return num_samples(tuple(batch.values()))
+    if isinstance(batch, tuple | list) and batch and not isinstance(batch[0], int | float | str):
+        return num_samples(batch[0])
+    if isinstance(batch, Sized) and not isinstance(batch, str | bytes):
+        return len(batch)
+    raise ValueError(f"a mini-batch must have tensors with one row per sample; got {type(batch).__name__}")
