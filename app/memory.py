@@ -59,10 +59,10 @@ def require_rows(config: Config, shape: Shape) -> None:
         values = tasks.build_model(config.model.name, shape).state_dict().values()
     models = 4 * config.workers * sum(value.numel() for value in values)
     needs = {"models": models, "updates of a round": models}
-    if config.momentum:
-        needs |= {"momentum": models, "momentum of a round": models}
+    if vectors := _state_vectors(config):
+        needs |= {"optimisers": vectors * models, "optimisers of a round": vectors * models}
     subject = f"model={config.model.name} for workers={config.workers}"
-    memory.require(subject, needs, "choose a smaller model, fewer workers or momentum=0")
+    memory.require(subject, needs, "choose a smaller model, fewer workers or optimizer.state=reset")
 
 
 def require_batches(config: Config, shape: Shape) -> None:
@@ -78,6 +78,14 @@ def require_features(config: Config, task: Task) -> None:
     count = 4 * len(task.train) * math.prod(task.input_shape)
     subject = f"task={config.task.name} of {len(task.train)} samples"
     memory.require(subject, {"features": count, "features of the workers' samples": count}, "lower task.train_limit")
+
+
+def _state_vectors(config: Config) -> int:
+    """Return how many vectors as large as a model the server keeps of each worker's optimiser."""
+    if config.optimizer.state != "server":
+        return 0
+    momentum = int(config.momentum > 0)
+    return {"sgd": momentum, "rmsprop": 1 + momentum, "adagrad": 1}.get(config.optimizer.name, 2)
 
 
 def _draws_matchings(strategy: groups.Decentralised) -> bool:
