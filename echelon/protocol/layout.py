@@ -7,7 +7,8 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from echelon.core.layout import Layout, Row
-from echelon.protocol.messages import as_ndarray
+from echelon.protocol.expected import Expected
+from echelon.protocol.messages import ARRAYS, MOMENTUM, as_ndarray
 
 
 class ArrayLayout(Layout):
@@ -19,10 +20,17 @@ class ArrayLayout(Layout):
         A model.
     buffers : iterable of str, optional
         See :class:`echelon.core.layout.Layout`.
+
+    Attributes
+    ----------
+    expected : Expected
+        The arrays of an honest reply.
     """
 
     def __init__(self, arrays: ArrayRecord, buffers: Iterable[str] | None = None) -> None:
         super().__init__(_Values(arrays), buffers)
+        sizes = {name: value.nbytes for name, value in self._values.items()}
+        self.expected = Expected({ARRAYS: sizes, MOMENTUM: {name: sizes[name] for name in self._parameters}})
 
     def row(self, arrays: ArrayRecord) -> Row:
         """Return a model as a row, shape (size,); raises as :meth:`echelon.core.layout.Layout.pack`."""

@@ -71,8 +71,10 @@ def worker_metrics(replies: Mapping[int, Message], num_workers: int) -> tuple[Me
     """
     by_rank: dict[int, dict[str, float]] = {}
     for rank, reply in sorted(replies.items()):
-        metrics = reply.content.metric_records.get(METRICS) if reply.has_content() else None
-        if metrics is None or not all(isinstance(metrics.get(n), int | float) for n in (NUM_EXAMPLES, *_MEASURES)):
+        metrics = reply.content.get(METRICS) if reply.has_content() else None
+        if not isinstance(metrics, MetricRecord) or not all(
+            isinstance(metrics.get(n), int | float) for n in (NUM_EXAMPLES, *_MEASURES)
+        ):
             continue
         by_rank[rank] = {name: float(metrics[name]) for name in (NUM_EXAMPLES, *_MEASURES)}  # type: ignore[arg-type]
     total = sum(values[NUM_EXAMPLES] for values in by_rank.values())

@@ -95,7 +95,7 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
     if message.has_error():
         raise RejectedReplyError(f"error {message.error.code}: {_short(message.error.reason)}")
     try:
-        content = unpack(message.content)
+        content = unpack(message.content, layout.expected)
         report = TrainReport.from_metrics(content.metric_records[METRICS])
         if "samples" not in content.metric_records[METRICS]:  # a foreign client does as it is told, and does not say so
             report = replace(report, samples=target_samples)
