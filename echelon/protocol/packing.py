@@ -57,18 +57,8 @@ def unpack(content: RecordDict, expected: Expected | None = None) -> RecordDict:
         if expected is not None:
             expected.check_names(_listed(content))
         return content
-    if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
-        raise ValueError("a packed message must have exactly one array")
-    data = as_ndarray(content.array_records[PACKED][PACKED])
-    if data.dtype != np.uint8 or data.ndim != 1:
-        raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
-    length = int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
-    if expected is not None and length > expected.header_bytes:
-        raise ValueError(f"the header of packed arrays has {length} bytes; an honest one has {expected.header_bytes}")
-    start = _LENGTH_BYTES + length
-    entries = _entries(data[_LENGTH_BYTES:start])
-    if expected is not None:
-        expected.check_names((record, name, size) for record, name, _, _, size in entries)
+    data = _packed_bytes(content)
+    entries, start = _entries(data, expected)
     ends = list(accumulate((entry[-1] for entry in entries), initial=start))
     if ends[-1] != len(data):
         raise ValueError(f"packed arrays must have {ends[-1]} bytes, as declared in the header; got {len(data)}")
@@ -87,7 +77,28 @@ def _listed(content: RecordDict) -> list[tuple[str, str, int]]:
     return [(key, name, len(array.data)) for key, record in records for name, array in record.items()]
 
 
-def _entries(header: NDArray[np.uint8]) -> list[_Entry]:
+def _packed_bytes(content: RecordDict) -> NDArray[np.uint8]:
+    if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
+        raise ValueError("a packed message must have exactly one array")
+    data = as_ndarray(content.array_records[PACKED][PACKED])
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
+    return data
+
+
+def _entries(data: NDArray[np.uint8], expected: Expected | None) -> tuple[list[_Entry], int]:
+    """Return the header of packed arrays, and the index at which it ends."""
+    length = int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
+    if expected is not None and length > expected.header_bytes:
+        raise ValueError(f"the header of packed arrays has {length} bytes; an honest one has {expected.header_bytes}")
+    end = _LENGTH_BYTES + length
+    entries = _parsed(data[_LENGTH_BYTES:end])
+    if expected is not None:
+        expected.check_names((record, name, size) for record, name, _, _, size in entries)
+    return entries, end
+
+
+def _parsed(header: NDArray[np.uint8]) -> list[_Entry]:
     try:
         entries: list[_Entry] = json.loads(header.tobytes())
         valid = isinstance(entries, list) and all(_is_valid(*entry) for entry in entries)

@@ -69,14 +69,13 @@ def worker_metrics(replies: Mapping[int, Message], num_workers: int) -> tuple[Me
 
     Workers that could not evaluate (an error, no numbers) are left out.
     """
+    names = (NUM_EXAMPLES, *_MEASURES)
     by_rank: dict[int, dict[str, float]] = {}
     for rank, reply in sorted(replies.items()):
         metrics = reply.content.get(METRICS) if reply.has_content() else None
-        if not isinstance(metrics, MetricRecord) or not all(
-            isinstance(metrics.get(n), int | float) for n in (NUM_EXAMPLES, *_MEASURES)
-        ):
-            continue
-        by_rank[rank] = {name: float(metrics[name]) for name in (NUM_EXAMPLES, *_MEASURES)}  # type: ignore[arg-type]
+        values = [metrics.get(name) for name in names] if isinstance(metrics, MetricRecord) else [None]
+        if all(isinstance(value, int | float) for value in values):
+            by_rank[rank] = dict(zip(names, map(float, values), strict=True))  # type: ignore[arg-type]
     total = sum(values[NUM_EXAMPLES] for values in by_rank.values())
     if total <= 0:
         return None, {}

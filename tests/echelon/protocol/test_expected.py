@@ -77,7 +77,7 @@ def test_size_is_checked_before_anything_is_read(
 def test_the_header_of_packed_arrays_is_measured_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its size is within that of a large model, of which it leaves room for nothing but names."""
     expected = ArrayLayout(ArrayRecord({"w": Array(np.ones(100_000, np.float32))})).expected
-    monkeypatch.setattr(packing, "_entries", refuses_to_go_on)
+    monkeypatch.setattr(packing, "_parsed", refuses_to_go_on)
     with pytest.raises(ValueError, match="the header of packed arrays has 163890 bytes; an honest one has 2054"):
         unpack(packed([["arrays", f"n{i}", "f", [], 0] for i in range(5_000)]), expected)
 
@@ -106,5 +106,5 @@ def test_an_unknown_record_is_refused_without_packing_too() -> None:
 
 
 def test_an_unknown_name_is_cut_in_the_reason() -> None:
-    with pytest.raises(ValueError, match="^array x{100} is missing or unknown$"):
+    with pytest.raises(ValueError, match=r"^array x{100} is missing or unknown$"):
         unpack(plain(**{ARRAYS: ArrayRecord({"x" * 3000: Array(np.ones(1))})}), EXPECTED)
