@@ -82,9 +82,9 @@ def test_stays_for_a_run(node: subprocess.Popen[bytes]) -> None:
     assert pid_and_calls(ask("persistent_app:app", request())) == (pid, 2)
 
 
-def test_two_runs_at_once_have_a_trainer_each(node: subprocess.Popen[bytes], tmp_path: Path) -> None:
+def test_two_runs_at_once_have_a_trainer_each(node: subprocess.Popen[bytes]) -> None:
     """A message of the second run comes while one of the first is being answered; neither is lost."""
-    go = tmp_path / "go"
+    go = processes.private_folder(node.pid) / "go"
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, "persistent_app:app", request(str(go)))
         second = pid_and_calls(ask("persistent_app:app", request(run_id=RUN + 1)))
@@ -172,6 +172,8 @@ class TestWorkerApp:
         self, message: Message, requests: list[tuple[str, Request, float]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, client._ENTRY, sys)
+        # Its thread would end the test run while another test changes how processes are identified.
+        monkeypatch.setattr(processes, "end_with_parent", lambda: None)
         self.app(message, self.context)
         message.content.config_records["config"].update({"budget_seconds": 2.5, "timeout_seconds": 4.0})
         self.app(message, self.context)
