@@ -44,6 +44,8 @@ def check(config: Config, *, deployed: bool = False) -> None:
     """
     if config.device == "cuda" and not deployed and not torch.cuda.is_available():
         raise ConfigError("device=cuda needs a CUDA device and none is visible; use device=cpu or device=auto")
+    if config.nodes and not deployed:
+        raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):

@@ -102,7 +102,7 @@ def open_session(
     exchange = Exchange(grid, options.get("window"), options.get("stop"))
     layout = ArrayLayout(arrays, options.get("buffers"))
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
-    registration = Registration(exchange, handshake, config)
+    registration = Registration(exchange, handshake, config, options.get("nodes"))
     roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
     partition = options.get("partition") or Partition()
     if callable(partition):
