@@ -123,16 +123,18 @@ class TestMissingRanks:
         """A node connects while the answers of the others are being collected."""
         on = grid()
         on.take_away(2)
+        on._hold = lambda rank, number, kind: rank == 0 and kind.startswith("query")
         pull, polls = on.pull_messages, []
 
         def pulling(ids: Any) -> Any:
             polls.append(1)
             if len(polls) == 2:
                 on.bring_back(2, 77)
+            if len(polls) == 4:
+                on.release()
             return pull(ids)
 
         on.pull_messages = pulling  # type: ignore[method-assign, assignment]
-        on._hold = lambda rank, number, kind: rank == 0 and kind.startswith("query") and not on.release()
         found = run(on)
         assert found.strategy.roster.node_ids == [FIRST, SECOND, 77]
         assert [kind for kind, rank, _ in on.asked if kind.startswith("query")] == ["query.roster"] * 3
@@ -178,11 +180,16 @@ class TestTakeover:
         on = grid()
         on.keys |= {SECOND: (b"second", EARLY)}
         new = datetime.now(UTC) + timedelta(days=1)
-        events: dict[int, Callable[[], Any]] = {
-            1: lambda: (on.take_away(1), connect(on, 2000, 1, b"new", new)),
-            3: lambda: (on._contexts.pop(2000), connect(on, 2001, 1, b"old", EARLY)),
-        }
-        found = run(on, 6, events)
+
+        def replace() -> None:
+            on.take_away(1)
+            connect(on, 2000, 1, b"new", new)
+
+        def usurp() -> None:
+            on.take_away(1)
+            connect(on, 2001, 1, b"old", EARLY)
+
+        found = run(on, 6, {1: replace, 3: usurp})
         assert found.column("present") == [[0, 1, 2], [0, 2], [0, 1, 2], *[[0, 2]] * 3]
 
 
@@ -190,8 +197,12 @@ class TestConfiguredNodes:
     def test_only_they_have_the_ranks(self, log: Any) -> None:
         """An unlisted node is connected from the start, and another one comes when a worker is gone."""
         on = grid(1)
-        events: dict[int, Callable[[], Any]] = {1: lambda: (on.take_away(2), connect(on, 6, 2))}
-        found = run(on, 4, events, nodes=Nodes((FIRST, SECOND, THIRD), 3))
+
+        def usurp() -> None:
+            on.take_away(2)
+            connect(on, 6, 2)
+
+        found = run(on, 4, {1: usurp}, nodes=Nodes((FIRST, SECOND, THIRD), 3))
         assert found.strategy.roster.node_ids == [FIRST, SECOND, THIRD]
         assert found.column("present") == [[0, 1, 2], *[[0, 1]] * 3]
         assert [text.partition("but ")[2] for text in log("left out")] == [
