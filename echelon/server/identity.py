@@ -36,7 +36,7 @@ class Nodes:
 
     Examples
     --------
-    >>> from echelon.strategies import Nodes
+    >>> from echelon.server.identity import Nodes
     >>> nodes = Nodes((11, 12, 99), num_workers=2)
     >>> nodes.may_hold(0, 11), nodes.may_hold(0, 12), nodes.may_hold(0, 99)
     (True, False, True)
