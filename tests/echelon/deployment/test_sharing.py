@@ -47,11 +47,11 @@ def test_two_runs_at_once_and_a_node_too_many(folder: Path) -> None:
             return all(len(lines(path / "metrics.jsonl")) >= count for path in runs.values())
 
         wait_for(lambda: both_reach(2), 300)
-        trainers = processes(str(folder), "echelon.persistent.trainer")
-        before = {name: len(lines(path / "metrics.jsonl")) for name, path in runs.items()}
-        wait_for(lambda: both_reach(max(before.values()) + 1), 200)
-        assert len(trainers) == 6, "each run has a trainer on each node, that of the spare included"
-        assert set(trainers) <= set(processes(str(folder), "echelon.persistent.trainer")), "and keeps it"
+        earlier = [trainers(folder, name) for name in NODES[:2]]
+        reached = max(len(lines(path / "metrics.jsonl")) for path in runs.values())
+        wait_for(lambda: both_reach(reached + 1), 200)
+        assert [len(pids) for pids in earlier] == [2, 2], "each run has a trainer on each of its nodes"
+        assert [trainers(folder, name) for name in NODES[:2]] == earlier, "and keeps it"
         for path in runs.values():
             rounds = lines(path / "metrics.jsonl")
             assert all(record["rejected"] == 0 for record in rounds)
@@ -59,14 +59,18 @@ def test_two_runs_at_once_and_a_node_too_many(folder: Path) -> None:
         assert left_out(deployment, ids["supernode-2"]) == 2, "once per run"
 
         deployment.kill("supernode-1")
-        reached = {name: len(lines(path / "metrics.jsonl")) for name, path in runs.items()}
+        killed = {name: len(lines(path / "metrics.jsonl")) for name, path in runs.items()}
 
         def has_both(name: str) -> bool:
-            return any(present == [0, 1] for present in presence(runs[name], reached[name] + 1))
+            return any(present == [0, 1] for present in presence(runs[name], killed[name] + 1))
 
         wait_for(lambda: has_both("second"), 300)
         assert not has_both("first"), "the spare's key is not the one that had the rank"
-        assert any(present == [0] for present in presence(runs["first"], reached["first"]))
+        assert any(present == [0] for present in presence(runs["first"], killed["first"]))
+
+
+def trainers(folder: Path, node: str) -> set[int]:
+    return set(processes(str(folder / f"home-{node}"), "echelon.persistent.trainer"))
 
 
 def presence(path: Path, skip: int) -> list[Any]:
