@@ -52,6 +52,8 @@ def check(config: Config, *, deployed: bool = False) -> None:
             "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
             "use engine=inline or optimizer.state=server"
         )
+    if config.nodes and not deployed:
+        raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):

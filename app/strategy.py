@@ -7,7 +7,7 @@ from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms import topology
 from echelon.engines.ray import default_window
-from strategies import REGISTRY, SGD, FlowerStrategy, FullBatch, NonBlocking, NormLimit, Options
+from strategies import REGISTRY, SGD, FlowerStrategy, FullBatch, Nodes, NonBlocking, NormLimit, Options
 
 
 def build(
@@ -51,6 +51,8 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "num_workers": config.workers,
         "eval_every": config.eval_every,
     }
+    if config.nodes:
+        common["nodes"] = Nodes(tuple(config.nodes), config.workers)
     if chosen.max_update_norm is not None:
         common["norm_limit"] = NormLimit(chosen.max_update_norm, chosen.max_update_action)
     if isinstance(config.engine, groups.Ray):

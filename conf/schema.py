@@ -49,6 +49,10 @@ class Config:
     seed: int = key("root seed of all random numbers", "[0, 1e18]")
     rounds: int = key("number of rounds", "[1, inf)")
     workers: int = key("number of workers", "[1, inf)")
+    nodes: list[int] = key(
+        "Flower's ids of the deployed nodes by rank, then those of spares; [] = a rank belongs to its first node",
+        "[1, inf)",
+    )
     local_steps: int = key("optimiser steps F between synchronisations", "[1, inf)")
     batch_size: int = key("samples B per step", "[1, inf)")
     minibatch_size: int = key("samples b per gradient computation", "[1, inf)")

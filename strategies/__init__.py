@@ -6,6 +6,7 @@ from echelon.core.sgd import SGD
 from echelon.core.strategy import RoundNumbers
 from echelon.core.work import FullBatch, NonBlocking
 from echelon.server.exchange import RunStoppedError
+from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster, RosterError
 from echelon.server.options import Options
 from echelon.server.replies import NormLimit
@@ -43,6 +44,7 @@ __all__ = [
     "Matcha",
     "Mean",
     "Mixing",
+    "Nodes",
     "NonBlocking",
     "NormLimit",
     "Options",

@@ -297,6 +297,8 @@ class FedBuff(FlowerStrategy):
             return [None if rank in absent else values[rank] for rank in range(size)]
 
         tasks = np.bincount(step.buffer.ranks, minlength=size)
+        workers = metrics.worker_fields(received, [], size)
+        workers["rejected"] += session.exchange.take_unasked()
         targets = metrics.target_fields(schedule.instructions, self.work)
         per_task = targets["target_minibatches"]
         return {
@@ -304,7 +306,7 @@ class FedBuff(FlowerStrategy):
             "target_minibatches": [n * target for n, target in zip(tasks.tolist(), per_task, strict=True)],
             "round_seconds": step.now - session.state.virtual_seconds,
             "virtual_seconds": step.now,
-            **metrics.worker_fields(received, [], size),
+            **workers,
             "compute_seconds": column(step.time.computed.tolist()),
             "communication_seconds": column(step.time.communicated.tolist()),
             "idle_share": column([step.time.idle_share(rank, step.now) for rank in range(size)]),

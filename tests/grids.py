@@ -1,11 +1,13 @@
 """Grids that behave as real ones may: replies in any order, late replies, nodes that go and come."""
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 from flwr.app import Message
 from flwr.clientapp import ClientApp
+from flwr.proto.node_pb2 import NodeInfo
 
 from echelon.engines.inline import InlineGrid
 
@@ -34,12 +36,22 @@ class LateGrid(InlineGrid):
         self._held: set[str] = set()
         self._gone: dict[int, Any] = {}
         self.asked: list[tuple[str, int, int]] = []
+        self.keys: dict[int, tuple[bytes, datetime]] = {}
         self.most_in_flight = 0
 
     @property
     def ranks(self) -> dict[int, int]:
         """Rank of every node id."""
         return {node: int(context.node_config.get("partition-id", -1)) for node, context in self._contexts.items()}
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return what is known of every node: of one without an entry in ``keys``, only its id."""
+        nodes = [NodeInfo(node_id=node) for node in self.get_node_ids()]
+        for info in nodes:
+            if info.node_id in self.keys:
+                info.public_key, registered = self.keys[info.node_id]
+                info.registered_at = registered.isoformat()
+        return nodes
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         pushed = []

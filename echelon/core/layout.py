@@ -147,7 +147,22 @@ class Layout:
         self._slots = dict.fromkeys(parts.vectors, self.num_parameters) | dict.fromkeys(parts.numbers, 1)
         self.has_momentum = parts.momentum
         self.optimizer_size = sum(self._slots.values())
-        self.num_bytes = sum(num_bytes[name] for name in self._sent)
+        self.num_bytes = sum(self.sent_bytes.values())
+
+    @property
+    def sent_bytes(self) -> dict[str, int]:
+        """Bytes of each value that travels of a model."""
+        return {name: self._initial[name].nbytes for name in self._sent}
+
+    @property
+    def parameter_bytes(self) -> dict[str, int]:
+        """Bytes of each parameter."""
+        return {name: self._initial[name].nbytes for name in self._parameters}
+
+    @property
+    def optimizer_bytes(self) -> dict[str, int]:
+        """Bytes of each value of the optimiser's state."""
+        return {name: 4 * size for name, size in self._slots.items()}
 
     @property
     def mixed(self) -> slice:

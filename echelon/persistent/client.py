@@ -1,8 +1,9 @@
-"""Persistent workers: one trainer process per SuperNode keeps torch, data and model between messages.
+"""Persistent workers: one trainer process per run and SuperNode keeps torch, data and model between messages.
 
-Flower starts a new process for every message to a deployed node. The first one starts a trainer process; all of them
-forward their message to it through a Unix socket in a private folder, without importing torch. There is one trainer
-per SuperNode: a trainer of an earlier run, or one that has died or does not respond, is replaced.
+Flower starts a new process for every message to a deployed node. The first one of a run starts a trainer process; all
+of them forward their message to it through a Unix socket in a private folder, without importing torch. Flower answers
+messages of several runs side by side, so every run has its own trainer: one that has died or does not respond is
+replaced, and the trainers of other runs are left alone.
 """
 
 import json
@@ -26,7 +27,6 @@ _ENTRY = "flwr.supernode.runtime.run_clientapp"
 # An idle trainer answers immediately; a new one imports Flower first.
 _GREETING_SECONDS = 10.0
 _STARTING_SECONDS = 300.0
-_RECORD = "trainer.json"
 
 
 class TrainerLostError(RuntimeError):
@@ -35,27 +35,26 @@ class TrainerLostError(RuntimeError):
 
 @dataclass(frozen=True)
 class Trainer:
-    """A recorded trainer process and the run it serves."""
+    """A recorded trainer process."""
 
     pid: int
     born: str
-    run_id: int
     key: str
 
     @classmethod
     def on_record(cls, folder: Path) -> "Trainer | None":
         """Return the trainer recorded in a folder, or None."""
         try:
-            return cls(**json.loads((folder / _RECORD).read_text()))
+            return cls(**json.loads((folder / processes.RECORD).read_text()))
         except (FileNotFoundError, TypeError, ValueError):
             return None
 
     def record(self, folder: Path) -> None:
         """Write the record of this trainer."""
-        temporary = folder / f"{_RECORD}.new"
+        temporary = folder / f"{processes.RECORD}.new"
         temporary.touch(mode=0o600)
         temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(folder / _RECORD)
+        temporary.replace(folder / processes.RECORD)
 
     def end(self) -> None:
         """Kill the process."""
@@ -68,7 +67,7 @@ def available() -> bool:
 
 
 def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
-    """Forward a request to the trainer process of this SuperNode and return its answer.
+    """Forward a request to the trainer process of its run on this SuperNode and return its answer.
 
     Parameters
     ----------
@@ -87,8 +86,8 @@ def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
         If the trainer dies or exceeds the time limit.
     """
     parent = os.getppid()
-    folder = processes.private_folder(parent)
-    trainer, channel = _running(folder, request.context.run_id) or _started(folder, app, request.context.run_id, parent)
+    folder = run_folder(parent, request.context.run_id)
+    trainer, channel = _running(folder) or _started(folder, app, parent)
     with channel:
         channel.settimeout(None if math.isinf(seconds) else seconds)
         try:
@@ -100,19 +99,25 @@ def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:
             raise TrainerLostError(f"the trainer process was killed: {reason}") from error
 
 
-def _running(folder: Path, run_id: int) -> tuple[Trainer, socket.socket] | None:
-    """Return the trainer of this run if it responds; kill it if it does not or belongs to another run."""
+def run_folder(parent: int, run_id: int) -> Path:
+    """Return the folder, within the private one of a SuperNode, in which a run's trainer is recorded."""
+    folder = processes.private_folder(parent) / f"{run_id:x}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _running(folder: Path) -> tuple[Trainer, socket.socket] | None:
+    """Return the recorded trainer if it responds; kill it if it does not."""
     trainer = Trainer.on_record(folder)
     if trainer is None:
         return None
-    if trainer.run_id == run_id:
-        with suppress(OSError):
-            return trainer, _connected(folder, trainer.key, _GREETING_SECONDS)
+    with suppress(OSError):
+        return trainer, _connected(folder, trainer.key, _GREETING_SECONDS)
     trainer.end()
     return None
 
 
-def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer, socket.socket]:
+def _started(folder: Path, app: str, parent: int) -> tuple[Trainer, socket.socket]:
     """Start a trainer and wait until it responds."""
     key = secrets.token_hex(KEY_BYTES)
     path = folder / "socket"
@@ -121,7 +126,7 @@ def _started(folder: Path, app: str, run_id: int, parent: int) -> tuple[Trainer,
         listener.bind(str(path))
         listener.listen()
         process = _start_process(listener, app, key, folder, parent)
-    trainer = Trainer(process.pid, processes.birth(process.pid) or "", run_id, key)
+    trainer = Trainer(process.pid, processes.birth(process.pid) or "", key)
     trainer.record(folder)
     try:
         return trainer, _connected(folder, key, _STARTING_SECONDS)

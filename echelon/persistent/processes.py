@@ -12,6 +12,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+# File, in the folder of a run, that names its trainer.
+RECORD = "trainer.json"
+
 _PROC = Path("/proc/self/stat")
 _WATCH_SECONDS = 1.0
 

@@ -1,7 +1,8 @@
 """The trainer process: keeps torch, data, model and CUDA context, and serves client processes one at a time.
 
 :mod:`echelon.persistent.client` starts it as ``python -m echelon.persistent.trainer`` with its settings on standard
-input. It exits when its SuperNode exits, after an idle timeout, or when it is replaced.
+input. It exits when its SuperNode exits, after an idle timeout (a shorter one if a later run has its own trainer on the
+same SuperNode), or when it is replaced.
 """
 
 import importlib
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Self, TextIO
 
 from flwr.app import Context, RecordDict
@@ -21,8 +23,10 @@ from flwr.app import Context, RecordDict
 from echelon.persistent import channel as framing
 from echelon.persistent import processes
 
-# Idle timeout, after which memory (of a GPU, for example) is released.
+# Idle timeouts, after which memory (of a GPU, for example) is released. Flower does not tell a SuperNode that a run has
+# ended; that a later one has begun makes it likely.
 _IDLE_SECONDS = 900.0
+_IDLE_BESIDE_LATER_SECONDS = 120.0
 # A client process that does not read its answer is dead or unresponsive.
 _TALK_SECONDS = 60.0
 
@@ -34,7 +38,8 @@ class Settings:
     """Settings of a trainer process.
 
     ``app`` names a :class:`clients.app.WorkerApp` as ``module:variable``. ``listener`` is the file
-    descriptor of the socket. The trainer exits with the process ``parent``, started at ``parent_born``.
+    descriptor of the socket. ``folder`` records the trainer. The trainer exits with the process ``parent``, started at
+    ``parent_born``, and removes the folder that holds those of all its trainers.
     """
 
     app: str
@@ -54,18 +59,29 @@ class Settings:
         return cls(**json.load(source))
 
 
-def serve(listener: socket.socket, key: bytes, app: str, idle_seconds: float = _IDLE_SECONDS) -> None:
-    """Answer requests sequentially, until none has arrived for ``idle_seconds``."""
-    listener.settimeout(idle_seconds)
+def serve(listener: socket.socket, key: bytes, app: str, folder: Path) -> None:
+    """Answer requests sequentially, until none has arrived for the idle timeout."""
+    listener.settimeout(_IDLE_BESIDE_LATER_SECONDS)
+    idle = 0.0
     while True:
         try:
             channel, _ = listener.accept()
         except TimeoutError:
-            return
+            idle += _IDLE_BESIDE_LATER_SECONDS
+            if idle >= _IDLE_SECONDS or _has_later(folder):
+                return
+            continue
+        idle = 0.0
         with channel, suppress(OSError):  # the client has exited or does not know the key
             channel.settimeout(_TALK_SECONDS)
             framing.admit(channel, key)
             _answer(channel, app)
+
+
+def _has_later(folder: Path) -> bool:
+    """Return whether a trainer that was started later than this one is recorded for the same SuperNode."""
+    own = (folder / processes.RECORD).stat().st_mtime_ns
+    return any(record.stat().st_mtime_ns > own for record in folder.parent.glob(f"*/{processes.RECORD}"))
 
 
 def _answer(channel: socket.socket, app: str) -> None:
@@ -90,10 +106,11 @@ def _load(app: str) -> Answer:
 def main() -> None:
     """Serve with the settings on standard input."""
     settings = Settings.from_json(sys.stdin)
-    sweep = partial(shutil.rmtree, settings.folder, ignore_errors=True)
+    folder = Path(settings.folder)
+    sweep = partial(shutil.rmtree, folder.parent, ignore_errors=True)
     processes.end_with(settings.parent, settings.parent_born, sweep)
     with socket.socket(fileno=settings.listener) as listener:
-        serve(listener, bytes.fromhex(settings.key), settings.app)
+        serve(listener, bytes.fromhex(settings.key), settings.app, folder)
 
 
 if __name__ == "__main__":

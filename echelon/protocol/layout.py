@@ -7,7 +7,8 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from echelon.core.layout import Bytes, Layout, ModelParts, Row
-from echelon.protocol.messages import as_ndarray
+from echelon.protocol.expected import Expected
+from echelon.protocol.messages import ARRAYS, MOMENTUM, OPTIMIZER, as_ndarray
 
 
 class ArrayLayout(Layout):
@@ -19,10 +20,18 @@ class ArrayLayout(Layout):
         The initial model.
     parts, personal
         See :class:`echelon.core.layout.Layout`.
+
+    Attributes
+    ----------
+    expected : Expected
+        The arrays of an honest reply.
     """
 
     def __init__(self, arrays: ArrayRecord, parts: ModelParts | None = None, personal: Iterable[str] = ()) -> None:
         super().__init__(_Values(arrays), parts, personal)
+        self.expected = Expected(
+            {ARRAYS: self.sent_bytes, MOMENTUM: self.parameter_bytes, OPTIMIZER: self.optimizer_bytes}
+        )
 
     def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
         """Return a model as it has travelled: its row, and the bytes beside it.

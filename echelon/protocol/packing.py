@@ -10,6 +10,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, RecordDict
 from numpy.typing import NDArray
 
+from echelon.protocol.expected import Expected
 from echelon.protocol.messages import as_ndarray
 
 PACKED = "packed"
@@ -35,23 +36,29 @@ def pack(content: RecordDict) -> RecordDict:
     return packed
 
 
-def unpack(content: RecordDict) -> RecordDict:
+def unpack(content: RecordDict, expected: Expected | None = None) -> RecordDict:
     """Unpack the arrays of a message; content that is not packed is returned unchanged.
+
+    Parameters
+    ----------
+    content : RecordDict
+        Of a message.
+    expected : Expected, optional
+        The arrays that it may have; they are compared before any is unpacked. By default the sender is trusted.
 
     Raises
     ------
     ValueError
-        If the packed bytes do not have the format of :func:`pack`.
+        If the packed bytes do not have the format of :func:`pack`, or the arrays are not the expected ones.
     """
-    if PACKED not in content.array_records:
+    if expected is not None:
+        expected.check_size(content)
+    if not isinstance(content.get(PACKED), ArrayRecord):
+        if expected is not None:
+            expected.check_names(_listed(content))
         return content
-    if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
-        raise ValueError("a packed message must have exactly one array")
-    data = as_ndarray(content.array_records[PACKED][PACKED])
-    if data.dtype != np.uint8 or data.ndim != 1:
-        raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
-    start = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
-    entries = _entries(data[_LENGTH_BYTES:start])
+    data = _packed_bytes(content)
+    entries, start = _entries(data, expected)
     ends = list(accumulate((entry[-1] for entry in entries), initial=start))
     if ends[-1] != len(data):
         raise ValueError(f"packed arrays must have {ends[-1]} bytes, as declared in the header; got {len(data)}")
@@ -65,7 +72,33 @@ def unpack(content: RecordDict) -> RecordDict:
     return unpacked
 
 
-def _entries(header: NDArray[np.uint8]) -> list[_Entry]:
+def _listed(content: RecordDict) -> list[tuple[str, str, int]]:
+    records = [(key, record) for key, record in content.items() if isinstance(record, ArrayRecord)]
+    return [(key, name, len(array.data)) for key, record in records for name, array in record.items()]
+
+
+def _packed_bytes(content: RecordDict) -> NDArray[np.uint8]:
+    if set(content.array_records) != {PACKED} or set(content.array_records[PACKED]) != {PACKED}:
+        raise ValueError("a packed message must have exactly one array")
+    data = as_ndarray(content.array_records[PACKED][PACKED])
+    if data.dtype != np.uint8 or data.ndim != 1:
+        raise ValueError(f"packed arrays must be bytes; got {data.dtype} {data.shape}")
+    return data
+
+
+def _entries(data: NDArray[np.uint8], expected: Expected | None) -> tuple[list[_Entry], int]:
+    """Return the header of packed arrays, and the index at which it ends."""
+    length = int.from_bytes(data[:_LENGTH_BYTES].tobytes(), "little")
+    if expected is not None and length > expected.header_bytes:
+        raise ValueError(f"the header of packed arrays has {length} bytes; an honest one has {expected.header_bytes}")
+    end = _LENGTH_BYTES + length
+    entries = _parsed(data[_LENGTH_BYTES:end])
+    if expected is not None:
+        expected.check_names((record, name, size) for record, name, _, _, size in entries)
+    return entries, end
+
+
+def _parsed(header: NDArray[np.uint8]) -> list[_Entry]:
     try:
         entries: list[_Entry] = json.loads(header.tobytes())
         valid = isinstance(entries, list) and all(_is_valid(*entry) for entry in entries)

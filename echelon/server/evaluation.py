@@ -115,7 +115,9 @@ def _numbers(reply: Message) -> dict[str, float]:
     """Return the numbers of an evaluation; none of a worker without samples, ValueError for what cannot be averaged."""
     if reply.has_error():
         raise ValueError(reason(reply))
-    metrics = reply.content.metric_records.get(METRICS, MetricRecord())
+    metrics = reply.content.get(METRICS)
+    if not isinstance(metrics, MetricRecord):
+        raise ValueError(f"its reply lacks '{METRICS}'")
     values: dict[str, float] = {}
     for name, value in metrics.items():
         if not isinstance(value, int | float) or not math.isfinite(value):

@@ -8,10 +8,12 @@ both.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from logging import WARNING
 from threading import Event
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from flwr.supercore import log
 from flwr.superlink.grid import HttpGrid
 
 from echelon.protocol.packing import pack
@@ -47,6 +49,7 @@ class Exchange:
         self._current: set[str] = set()
         self._kept: list[Message] = []
         self._packing: set[int] = set()
+        self._unasked = 0
 
     @property
     def busy_nodes(self) -> set[int]:
@@ -151,13 +154,21 @@ class Exchange:
             self.stop.wait(min(pause, max(end - time.monotonic(), 0.0)))
         raise RunStoppedError("the run was stopped")
 
+    def take_unasked(self) -> int:
+        """Return how many replies were refused, since the last call, because no message waited for them."""
+        count, self._unasked = self._unasked, 0
+        return count
+
     def is_late(self, reply: Message) -> bool:
         """Return whether a reply answers a message of an earlier exchange."""
         message_id = reply.metadata.reply_to_message_id
         return message_id in self._recipients and message_id not in self._current
 
     def node_of(self, reply: Message) -> int:
-        """Return the node that a reply speaks for (of some errors the SuperLink is the sender)."""
+        """Return the node that a reply speaks for (of some errors the SuperLink is the sender).
+
+        What a reply says about its sender counts only where Flower's own loop, and not this exchange, carried it.
+        """
         return self._recipients.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
     def _in_flight(self) -> int:
@@ -174,7 +185,14 @@ class Exchange:
 
     def _pull(self) -> list[Message]:
         # By position: Flower 1.43 renames the argument. Never with an empty list: Flower may read it as "all messages".
-        replies = list(self.grid.pull_messages(list(self._outstanding))) if self._outstanding else []
-        for reply in replies:
-            self._outstanding.pop(reply.metadata.reply_to_message_id, None)
+        pulled = list(self.grid.pull_messages(list(self._outstanding))) if self._outstanding else []
+        replies = []
+        for reply in pulled:
+            message_id = reply.metadata.reply_to_message_id
+            if self._outstanding.pop(message_id, None) is not None:
+                replies.append(reply)
+                continue
+            # Both ids in a reply are the sender's own words: nothing that it says can tell whose reply this is.
+            self._unasked += 1
+            log(WARNING, "A reply is refused: it answers message %s, which does not wait for one", message_id[:16])
         return replies

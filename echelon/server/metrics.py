@@ -32,6 +32,7 @@ def round_record(
     record = target_fields(begun.instructions, work)
     record |= time_fields(received, mixing.models_sent, layout.num_bytes, roster, timeout_seconds)
     record |= worker_fields(received, timed_out, len(roster))
+    record["rejected"] += session.exchange.take_unasked()
     record |= traffic_fields(mixing.graph, mixing.models_sent, layout.num_bytes)
     record |= {
         "virtual_seconds": state.virtual_seconds + record["round_seconds"],

@@ -9,8 +9,12 @@ from numpy.typing import NDArray
 
 from echelon.core.layout import ModelParts
 from echelon.protocol.messages import CONFIG, ROSTER_QUERY, RosterEntry
+from echelon.server.identity import Identities
 
 QUERY_TYPE = f"query.{ROSTER_QUERY}"
+
+# An answer has two.
+_MOST_RECORDS = 16
 
 
 class RosterError(RuntimeError):
@@ -78,7 +82,7 @@ def roster_query(node_id: int, config: ConfigRecord) -> Message:
 
 def read_answer(reply: Message) -> RosterEntry | None:
     """Return a node's entry, or None from a client that does not know the question (a foreign ClientApp)."""
-    if reply.has_error():
+    if reply.has_error() or len(reply.content) > _MOST_RECORDS:
         return None
     try:
         return RosterEntry.from_content(reply.content)
@@ -86,34 +90,68 @@ def read_answer(reply: Message) -> RosterEntry | None:
         return None
 
 
-def build_roster(answers: Mapping[int, RosterEntry | None]) -> Roster:
-    """Order the nodes by rank.
+@dataclass(frozen=True)
+class Assignment:
+    """Which node has which rank.
+
+    Attributes
+    ----------
+    nodes : dict of int to int
+        Node id by rank.
+    left_out : dict of int to str
+        Why a node that answered the handshake has no rank.
+    """
+
+    nodes: dict[int, int] = field(default_factory=dict)
+    left_out: dict[int, str] = field(default_factory=dict)
+
+    def missing(self, num_workers: int) -> list[int]:
+        """Return the ranks without a node."""
+        return [rank for rank in range(num_workers) if rank not in self.nodes]
+
+
+def assign(answers: Mapping[int, RosterEntry | None], num_workers: int, identities: Identities) -> Assignment:
+    """Give nodes the ranks that they claim, then the others the ranks that are left.
+
+    Of two nodes that claim the same rank, the one that was registered first has it.
 
     Parameters
     ----------
     answers : mapping of node id to RosterEntry or None
         Nodes without an entry get the ranks that are left, in the order of their ids.
-
-    Raises
-    ------
-    RosterError
-        If there is no node, or two nodes claim one rank, or a rank is out of range.
+    num_workers : int
+        Number of ranks N.
+    identities : Identities
+        Objects to nodes that must not have a rank.
     """
-    if not answers:
-        raise RosterError("no node has connected: start SuperNodes, or raise roster_timeout")
-    ranked: dict[int, int] = {}
-    for node_id, entry in sorted(answers.items()):
-        if entry is None:
-            continue
-        if not 0 <= entry.rank < len(answers):
-            raise RosterError(
-                f"a node claims rank {entry.rank}; with {len(answers)} nodes ranks are 0..{len(answers) - 1}"
-            )
-        if entry.rank in ranked:
-            raise RosterError(f"two nodes claim rank {entry.rank}: give every SuperNode its own rank in --node-config")
-        ranked[entry.rank] = node_id
-    unranked = sorted(node_id for node_id, entry in answers.items() if entry is None)
-    free = [rank for rank in range(len(answers)) if rank not in ranked]
-    ranked.update(zip(free, unranked, strict=True))
-    node_ids = [ranked[rank] for rank in range(len(answers))]
-    return Roster([answers[node_id] or RosterEntry(rank) for rank, node_id in enumerate(node_ids)], node_ids)
+    made = Assignment()
+    for node_id in identities.by_seniority(answers):
+        entry = answers[node_id]
+        if entry is not None:
+            reason = _refusal(made, node_id, entry.rank, num_workers, identities)
+            if reason is None:
+                made.nodes[entry.rank] = node_id
+            else:
+                made.left_out[node_id] = f"it claims rank {entry.rank}, but {reason}"
+    for node_id in sorted(node_id for node_id, entry in answers.items() if entry is None):
+        free = (rank for rank in made.missing(num_workers) if identities.objection(rank, node_id) is None)
+        rank = next(free, None)
+        if rank is None:
+            made.left_out[node_id] = "it claims no rank, and none is left for it"
+        else:
+            made.nodes[rank] = node_id
+    return made
+
+
+def _refusal(made: Assignment, node_id: int, rank: int, num_workers: int, identities: Identities) -> str | None:
+    if rank >= num_workers:
+        return f"ranks are 0..{num_workers - 1}"
+    if rank in made.nodes:
+        return f"node {made.nodes[rank]} has it"
+    return identities.objection(rank, node_id)
+
+
+def build_roster(made: Assignment, answers: Mapping[int, RosterEntry | None]) -> Roster:
+    """Return the roster of an assignment of all ranks."""
+    node_ids = [node_id for _, node_id in sorted(made.nodes.items())]
+    return Roster([answers.get(node_id) or RosterEntry(rank) for rank, node_id in enumerate(node_ids)], node_ids)

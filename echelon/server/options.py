@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy
+from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster
 from echelon.server.replies import NormLimit
 from echelon.server.state import ServerState
@@ -25,6 +26,8 @@ class Options(TypedDict, total=False):
         Root of every draw; 0 by default.
     num_workers : int
         Workers to wait for; by default the nodes that are there.
+    nodes : Nodes
+        Which node may have which rank; by default a rank belongs to the key of the node that had it first.
     partition : Partition or callable
         Which samples each worker holds, or a function of the roster that returns it; by default every worker uses all
         of its own data.
@@ -57,6 +60,7 @@ class Options(TypedDict, total=False):
     sgd: SGD
     seed: int
     num_workers: int | None
+    nodes: Nodes | None
     partition: Partition | Callable[[Roster], Partition]
     eval_every: int
     grace_seconds: float

@@ -1,16 +1,16 @@
-"""Registration of nodes: the handshake at the start, and the return of a worker under a new node id."""
+"""Registration of nodes: the handshake at the start, spares, and the return of a worker under a new node id."""
 
 import time
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.app import ConfigRecord, Message
 from flwr.supercore import log
 
 from echelon.protocol.messages import RosterEntry, TrainInstructions
 from echelon.server.exchange import Exchange, RunStoppedError
-from echelon.server.nodes import Roster, RosterError, build_roster, read_answer, roster_query
-
-_SETTLE_SECONDS = 0.1
+from echelon.server.handshake import SETTLE_SECONDS, Handshake, has_failed, log_failure
+from echelon.server.identity import Identities, Nodes
+from echelon.server.nodes import Assignment, Roster, RosterError, build_roster, read_answer, roster_query
 
 
 class Registration:
@@ -24,6 +24,8 @@ class Registration:
         Sent with the handshake: a real device measures its speed on mini-batches of the run's size.
     config : ConfigRecord
         Sent along unchanged.
+    nodes : Nodes, optional
+        Nodes that may have each rank; by default see :class:`echelon.server.identity.Identities`.
 
     Attributes
     ----------
@@ -31,113 +33,146 @@ class Registration:
         Empty until :meth:`register` has returned.
     """
 
-    def __init__(self, exchange: Exchange, instructions: TrainInstructions, config: ConfigRecord) -> None:
+    def __init__(
+        self, exchange: Exchange, instructions: TrainInstructions, config: ConfigRecord, nodes: Nodes | None = None
+    ) -> None:
         self._exchange = exchange
         self._instructions = instructions
         self._config = config
+        self._identities = Identities(exchange.grid, nodes)
         self._queried: set[int] = set()
         self._identified: set[int] = set()
+        self._spares: dict[int, int] = {}
         self.roster = Roster([], [])
 
     def register(self, num_workers: int | None, timeout: float) -> Roster:
         """Wait for the nodes, query each for its identity, and return the roster.
 
+        A node too many is named in the log and stays as a spare for the rank that it claims.
+
+        Parameters
+        ----------
+        num_workers : int or None
+            Number of ranks; by default the number of nodes that are connected.
+        timeout : float
+            Seconds to wait for nodes and their answers. Nodes that have not answered by then get ranks that are left.
+
         Raises
         ------
         RosterError
-            If too few nodes connect in time, none answers, or their ranks are not 0..N-1.
+            If no node answers or a rank has no node.
         RunStoppedError
             If the run is told to stop.
         """
-        nodes = self._wait_for_nodes(num_workers, timeout)
-        self._queried = set(nodes)
-        answers: dict[int, RosterEntry | None] = {}
-        failures: list[str] = []
-        for reply in self._exchange.run([self._query(node) for node in nodes], timeout):
-            node = self._exchange.node_of(reply)
-            answers[node] = entry = read_answer(reply)
-            if entry is not None:
-                self._identify(node, entry)
-            if _failed(reply):
-                failures.append(self._query_again(reply))
-        if len(failures) == len(nodes):
-            raise RosterError(f"every worker failed in the handshake: {failures[0]}")
-        for node in nodes:
-            answers.setdefault(node, None)
-        self.roster = build_roster(answers)
+        size = len(self._settled_nodes(timeout)) if num_workers is None else num_workers
+        handshake = Handshake(self._exchange, self._identities, self._query, size)
+        made = handshake.run(timeout, waits=num_workers is not None)
+        # Those that failed are queried again in the next round.
+        self._queried = handshake.queried - handshake.failures.keys()
+        self._accept(made, handshake.answers)
         return self.roster
 
     def query_newcomers(self) -> list[Message]:
-        """Return the handshake's message to every node that has connected since the last call."""
-        nodes = [node for node in self._exchange.grid.get_node_ids() if node not in self._queried]
+        """Return the handshake's message to every node that has connected since, and to spares that are needed."""
+        connected = list(self._exchange.grid.get_node_ids())
+        needed = {node for node, rank in self._spares.items() if self._is_needed(node, rank, connected)}
+        nodes = [node for node in connected if node not in self._queried or node in needed]
         self._queried.update(nodes)
         return [self._query(node) for node in nodes]
 
     def admit(self, reply: Message) -> None:
-        """Give a node that has reconnected its rank again, unless a connected node holds that rank."""
-        entry = read_answer(reply)
+        """Give a node that has answered later the rank that it claims, if that rank's node is gone and it may have it.
+
+        A worker comes back to its rank in this way, and a spare takes the rank of a worker that is gone.
+        """
         node = self._exchange.node_of(reply)
-        if _failed(reply):
-            self._query_again(reply)
+        if has_failed(reply):
+            log_failure(node, reply)
+            self._queried.discard(node)
             return
-        if entry is None or not 0 <= entry.rank < len(self.roster):
-            log(WARNING, "Node %s has no rank of this run and is left out", node)
-            return
-        if entry.parts != self.roster.parts:
-            reason = entry.parts.difference(self.roster.parts) if entry.parts and self.roster.parts else "is unknown"
-            log(WARNING, "Node %s claims rank %s and is left out: its model %s", node, entry.rank, reason)
+        entry = read_answer(reply)
+        reason = self._obstacle(node, entry)
+        if entry is None or reason is not None:
+            log(WARNING, "Node %s is left out: %s", node, reason)
             return
         nodes = self.roster.node_ids
         holder = nodes[entry.rank]
-        # A node that did not answer the handshake was assigned a spare rank, which it may have to give up again.
-        takeover_refused = node not in nodes or holder in self._identified
-        if holder != node and takeover_refused and holder in self._exchange.grid.get_node_ids():
-            log(WARNING, "Node %s claims rank %s, whose node is connected; it is queried again later", node, entry.rank)
-            self._queried.discard(node)
-            return
         if node in nodes:  # it did not answer the handshake and was assigned a spare rank
             nodes[nodes.index(node)] = holder
         else:
+            log(INFO, "Node %s has rank %s from now on, in place of node %s", node, entry.rank, holder)
             self._exchange.forget(holder)
+            self._spares[holder] = entry.rank
+        self._spares.pop(node, None)
         nodes[entry.rank] = node
         self.roster.left_out.discard(entry.rank)
         self._identify(node, entry)
 
+    def _accept(self, made: Assignment, answers: dict[int, RosterEntry | None]) -> None:
+        """Take over the assignment of all ranks; the nodes left out are named once."""
+        self.roster = build_roster(made, answers)
+        for rank, node in made.nodes.items():
+            entry = answers[node]
+            if entry is not None:
+                self._identify(node, entry)
+            else:
+                log(INFO, "Node %s claims no rank and gets rank %s, which is left", node, rank)
+        for node, reason in made.left_out.items():
+            log(WARNING, "Node %s is left out: %s", node, reason)
+            entry = answers[node]
+            if entry is not None and entry.rank < len(self.roster):
+                self._spares[node] = entry.rank
+        self._identities.complete()
+
+    def _obstacle(self, node: int, entry: RosterEntry | None) -> str | None:
+        """Return why a node that has answered does not get the rank that it claims, or None."""
+        if entry is None:
+            return "it claims no rank"
+        if entry.rank >= len(self.roster):
+            return f"it claims rank {entry.rank}, but ranks are 0..{len(self.roster) - 1}"
+        if entry.parts != self.roster.parts:
+            reason = entry.parts.difference(self.roster.parts) if entry.parts and self.roster.parts else "is unknown"
+            return f"it claims rank {entry.rank}, but its model {reason}"
+        nodes = self.roster.node_ids
+        holder = nodes[entry.rank]
+        if holder == node:
+            return None
+        # A node that did not answer the handshake was assigned a spare rank, which it may have to give up again.
+        takeover_refused = node not in nodes or holder in self._identified
+        if takeover_refused:
+            self._spares[node] = entry.rank
+            if holder in self._exchange.grid.get_node_ids():
+                return f"it claims rank {entry.rank}, but node {holder} has it; it stays as a spare"
+        objection = self._identities.objection(entry.rank, node)
+        return objection and f"it claims rank {entry.rank}, but {objection}"
+
+    def _is_needed(self, node: int, rank: int, connected: list[int]) -> bool:
+        holder = self.roster.node_ids[rank]
+        if node not in connected or holder in connected or node in self._exchange.busy_nodes:
+            return False
+        return self._identities.objection(rank, node) is None
+
     def _identify(self, node: int, entry: RosterEntry) -> None:
         self._identified.add(node)
+        self._identities.bind(entry.rank, node)
         if entry.packs:
             self._exchange.pack_for(node)
-
-    def _query_again(self, reply: Message) -> str:
-        """Query a node that failed again in the next round; return why it failed."""
-        node = self._exchange.node_of(reply)
-        reason = str(reply.error.reason).strip().splitlines()[-1]
-        log(WARNING, "Node %s failed in the handshake: %s", node, reason)
-        self._queried.discard(node)
-        return reason
 
     def _query(self, node_id: int) -> Message:
         config = self._instructions.to_config()
         config.update(self._config)
         return roster_query(node_id, config)
 
-    def _wait_for_nodes(self, num_workers: int | None, timeout: float) -> list[int]:
-        """Wait for ``num_workers`` nodes; without a number, until there is one and no more are connecting."""
+    def _settled_nodes(self, timeout: float) -> list[int]:
+        """Wait until there is a node and no more are connecting; return the nodes."""
         end = time.monotonic() + timeout
         before: list[int] = []
         while True:
             nodes = sorted(self._exchange.grid.get_node_ids())
-            settled = bool(nodes) and nodes == before if num_workers is None else len(nodes) >= num_workers
-            if settled:
+            if nodes and nodes == before:
                 return nodes
             if time.monotonic() > end:
-                wanted = "any worker" if num_workers is None else f"{num_workers} workers"
-                raise RosterError(f"waited {timeout:g} s for {wanted}; {len(nodes)} connected: start more SuperNodes")
+                raise RosterError(f"waited {timeout:g} s for any worker; none connected: start SuperNodes")
             before = nodes
-            if self._exchange.stop.wait(_SETTLE_SECONDS):
+            if self._exchange.stop.wait(SETTLE_SECONDS):
                 raise RunStoppedError("the run was stopped")
-
-
-def _failed(reply: Message) -> bool:
-    """Return whether a node failed to answer; a foreign client, which does not know the query, has not failed."""
-    return reply.has_error() and "function registered" not in str(reply.error.reason)

@@ -101,7 +101,7 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
     if message.has_error():
         raise RejectedReplyError(reason(message))
     try:
-        content = unpack(message.content)
+        content = unpack(message.content, layout.expected)
         report = TrainReport.from_metrics(content.metric_records[METRICS])
         obeys_budget = "samples" in content.metric_records[METRICS]
         if not obeys_budget:  # a foreign client does as it is told, and does not say so

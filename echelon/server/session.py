@@ -104,7 +104,7 @@ def open_session(
     exchange = Exchange(grid, options.get("window"), options.get("stop"))
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
     question = ConfigRecord({**config, INITIAL: list(arrays)})
-    registration = Registration(exchange, handshake, question)
+    registration = Registration(exchange, handshake, question, options.get("nodes"))
     roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
     layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())
     partition = options.get("partition") or Partition()

@@ -15,6 +15,7 @@ VALUES = {
     "strategy=over_selection work.fold_late=true": (
         "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
     ),
+    "nodes=[3,4]": "nodes must be empty in a simulation, whose nodes have random ids; got [3, 4]",
     "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
     "partitioner.features=model": (
         "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,17 @@ RUN = 7
 
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in place of the SuperNode; the trainer that a test starts for it is killed afterwards."""
+    """A process in place of the SuperNode; the trainers that a test starts for it are killed afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="echelon"))  # short: a socket's path has 108 characters at most
     process = subprocess.Popen(["sleep", "600"])
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     monkeypatch.setattr(os, "getppid", lambda: process.pid)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     yield process
-    recorded = client.Trainer.on_record(processes.private_folder(process.pid))
-    if recorded is not None:
-        recorded.end()
+    for record in processes.private_folder(process.pid).glob(f"*/{processes.RECORD}"):
+        recorded = client.Trainer.on_record(record.parent)
+        if recorded is not None:
+            recorded.end()
     process.kill()
     process.wait()
     shutil.rmtree(folder)
@@ -50,8 +52,8 @@ def pid_and_calls(content: RecordDict) -> tuple[int, int]:
     return int(metrics["pid"]), int(metrics["calls"])  # type: ignore[arg-type]
 
 
-def on_record(node: subprocess.Popen[bytes]) -> client.Trainer:
-    trainer = client.Trainer.on_record(processes.private_folder(node.pid))
+def on_record(node: subprocess.Popen[bytes], run_id: int = RUN) -> client.Trainer:
+    trainer = client.Trainer.on_record(client.run_folder(node.pid, run_id))
     assert trainer is not None
     return trainer
 
@@ -64,24 +66,42 @@ def wait_until_gone(pid: int) -> None:
 
 
 def test_stays_for_a_run(node: subprocess.Popen[bytes]) -> None:
-    with pytest.raises(WorkerFailedError, match="ModuleNotFoundError: No module named 'elsewhere'"):
-        ask("elsewhere:app", request(run_id=RUN - 1))
-    earlier = on_record(node)
     arrays = ArrayRecord({"w": Array(np.arange(6, dtype=np.float32).reshape(2, 3))})
     first = ask("persistent_app:app", request(arrays=arrays))
     assert as_ndarray(first.array_records["arrays"]["w"]).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert dict(first.config_records["request"]) == {"type": "train", "rank": 2}
     pid, calls = pid_and_calls(first)
     assert (pid, calls) == (on_record(node).pid, 1)
-    assert pid != earlier.pid
-    wait_until_gone(earlier.pid)
     with pytest.raises(WorkerFailedError, match="ValueError: no such sample"):
         ask("persistent_app:app", request("raise"))
-    folder = processes.private_folder(node.pid)
+    folder = client.run_folder(node.pid, RUN)
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
     assert oct((folder / "trainer.json").stat().st_mode & 0o777) == "0o600"
     with pytest.raises(OSError, match=r"closed|reset"):
         client._connected(folder, "00" * 32, 5.0)
     assert pid_and_calls(ask("persistent_app:app", request())) == (pid, 2)
+
+
+def test_two_runs_at_once_have_a_trainer_each(node: subprocess.Popen[bytes]) -> None:
+    """A message of the second run comes while one of the first is being answered; neither is lost."""
+    go = processes.private_folder(node.pid) / "go"
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(ask, "persistent_app:app", request(str(go)))
+        second = pid_and_calls(ask("persistent_app:app", request(run_id=RUN + 1)))
+        again = pid_and_calls(ask("persistent_app:app", request(run_id=RUN + 1)))
+        busy = not first.done()
+        go.touch()
+        answered = pid_and_calls(first.result(60))
+    assert busy
+    assert second == (on_record(node, RUN + 1).pid, 1)
+    assert again == (second[0], 2)
+    assert answered == (on_record(node, RUN).pid, 1)
+    assert answered[0] != second[0]
+
+
+def test_an_app_that_cannot_be_imported(node: subprocess.Popen[bytes]) -> None:
+    with pytest.raises(WorkerFailedError, match="ModuleNotFoundError: No module named 'elsewhere'"):
+        ask("elsewhere:app", request())
 
 
 def test_dead_or_stuck_is_replaced(node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,13 +123,13 @@ def test_dead_or_stuck_is_replaced(node: subprocess.Popen[bytes], monkeypatch: p
 
 def test_ends_with_its_node_in_the_middle_of_work(node: subprocess.Popen[bytes]) -> None:
     pid, _ = pid_and_calls(ask("persistent_app:app", request()))
-    folder = processes.private_folder(node.pid)
+    folder = client.run_folder(node.pid, RUN)
     with client._connected(folder, on_record(node).key, 10.0) as channel:
         send_request(channel, request("sleep"))
         node.kill()
         node.wait()
         wait_until_gone(pid)
-    assert not folder.exists()
+    assert not folder.parent.exists()
 
 
 def test_without_a_node_there_is_nothing_to_do(node: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +172,8 @@ class TestWorkerApp:
         self, message: Message, requests: list[tuple[str, Request, float]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, client._ENTRY, sys)
+        # Its thread would end the test run while another test changes how processes are identified.
+        monkeypatch.setattr(processes, "end_with_parent", lambda: None)
         self.app(message, self.context)
         message.content.config_records["config"].update({"budget_seconds": 2.5, "timeout_seconds": 4.0})
         self.app(message, self.context)

@@ -22,12 +22,13 @@ class Network:
         self.stop = Event()
         self.forgotten: list[int] = []
         self.packing: set[int] = set()
+        self.busy_nodes: set[int] = set()
         self.forget = self.forgotten.append
         self.pack_for = self.packing.add
 
-    def run(self, messages: Any, timeout: float) -> Iterator[Any]:
-        list(messages)
-        return iter([answer(node, rank) for node, rank in self.answers.items()])
+    def run(self, messages: Any, timeout: float, complete: Any) -> Iterator[Any]:
+        asked = list(messages)
+        return iter([answer(node, self.answers[node]) for node in asked if node in self.answers])
 
     def node_of(self, reply: Any) -> int:
         return int(reply.node)
@@ -44,7 +45,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Any:
     def register(answers: dict[int, int | None]) -> tuple[Registration, Network]:
         network = Network(answers)
         made = Registration(network, TrainInstructions(), ConfigRecord())  # type: ignore[arg-type]
-        made.register(len(answers), 1.0)
+        made.register(len(answers), 0.05)
         return made, network
 
     return register
