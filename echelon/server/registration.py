@@ -11,6 +11,12 @@ from echelon.server.exchange import Exchange, RunStoppedError
 from echelon.server.nodes import Roster, RosterError, build_roster, read_answer, roster_query
 
 _SETTLE_SECONDS = 0.1
+# Pauses before the handshake is repeated, if every worker has failed in it.
+_REPEAT_SECONDS = (1.0, 5.0)
+
+
+class HandshakeFailedError(RosterError):
+    """Every worker has failed in the handshake."""
 
 
 class Registration:
@@ -42,6 +48,8 @@ class Registration:
     def register(self, num_workers: int | None, timeout: float) -> Roster:
         """Wait for the nodes, query each for its identity, and return the roster.
 
+        If every worker fails in the handshake, it is repeated twice.
+
         Raises
         ------
         RosterError
@@ -49,6 +57,20 @@ class Registration:
         RunStoppedError
             If the run is told to stop.
         """
+        end = time.monotonic() + timeout
+        for pause in _REPEAT_SECONDS:
+            try:
+                return self._handshake(num_workers, timeout)
+            except HandshakeFailedError as error:
+                timeout = end - time.monotonic() - pause
+                if timeout <= 0:
+                    raise
+                log(WARNING, "%s; it is repeated in %g s", error, pause)
+            if self._exchange.stop.wait(pause):
+                raise RunStoppedError("the run was stopped")
+        return self._handshake(num_workers, timeout)
+
+    def _handshake(self, num_workers: int | None, timeout: float) -> Roster:
         nodes = self._wait_for_nodes(num_workers, timeout)
         self._queried = set(nodes)
         answers: dict[int, RosterEntry | None] = {}
@@ -61,7 +83,7 @@ class Registration:
             if _failed(reply):
                 failures.append(self._query_again(reply))
         if len(failures) == len(nodes):
-            raise RosterError(f"every worker failed in the handshake: {failures[0]}")
+            raise HandshakeFailedError(f"every worker failed in the handshake: {failures[0]}")
         for node in nodes:
             answers.setdefault(node, None)
         self.roster = build_roster(answers)

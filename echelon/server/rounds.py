@@ -31,11 +31,15 @@ class Rounds:
         self.max_empty = max_empty
         self.done = self.thin = self.empty = 0
 
-    def complete(self, wait: Callable[[], bool], attempt: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def complete(
+        self, server_round: int, wait: Callable[[], bool], attempt: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
         """Attempt a round until a worker has taken part.
 
         Parameters
         ----------
+        server_round : int
+            Its number.
         wait : callable
             Waits for a worker to begin with; False if there was none in time.
         attempt : callable
@@ -51,7 +55,7 @@ class Rounds:
         AllWorkersFailedError
             With the reason, if no attempt brings a usable reply.
         """
-        failure = "no worker replied in time"
+        failure = f"round {server_round}: no worker replied in time"
         for empty in range(self.max_empty):
             try:
                 if wait():

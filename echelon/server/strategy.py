@@ -218,6 +218,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             began = time.monotonic()
             server_round = state.round + 1
             record = self._rounds.complete(
+                server_round,
                 partial(self.session.attendance.wait, self.ready, timeout),
                 partial(self.run_round, server_round, train_config, timeout),
             )
