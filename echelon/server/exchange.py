@@ -16,6 +16,7 @@ from flwr.serverapp import Grid
 from flwr.superlink.grid import HttpGrid
 
 from echelon.protocol.packing import pack
+from echelon.server.transport import make_transport
 
 _SHORTEST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.1
@@ -41,6 +42,7 @@ class Exchange:
 
     def __init__(self, grid: Grid, window: int | None = None, stop: Event | None = None) -> None:
         self.grid = grid
+        self._transport = make_transport(grid)
         self.window = window
         self.stop = stop or Event()
         self._outstanding: dict[str, int] = {}
@@ -61,6 +63,10 @@ class Exchange:
         """Stop waiting for a node that is gone."""
         self._outstanding = {mid: node for mid, node in self._outstanding.items() if node != node_id}
         self._sent = {mid: seconds for mid, seconds in self._sent.items() if mid in self._outstanding}
+
+    def close(self) -> None:
+        """End what is under way; nothing is pulled any more."""
+        self._transport.close()
 
     def pack_for(self, node_id: int) -> None:
         """Send a node all arrays of a message in one, where they would be moved one by one: not in a simulation."""
@@ -207,8 +213,7 @@ class Exchange:
         return message_ids
 
     def _pull(self) -> list[Message]:
-        # By position: Flower 1.43 renames the argument. Never with an empty list: Flower may read it as "all messages".
-        replies = list(self.grid.pull_messages(list(self._outstanding))) if self._outstanding else []
+        replies = self._transport.pull(self._outstanding.keys())
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
             self._outstanding.pop(message_id, None)

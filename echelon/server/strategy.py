@@ -6,6 +6,7 @@ and in the modules beside this one.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -212,25 +213,26 @@ class FlowerStrategy(Strategy, FlowerBase):
         train_config, evaluate_config = (_limited(config, timeout) for config in (train_config, evaluate_config))
         self.summary()
         result = Result()
-        if evaluate_fn is not None and state.round == 0:
-            self._evaluate(0, result, evaluate_fn, evaluate_config, timeout)
-        while state.round < num_rounds:
-            began = time.monotonic()
-            server_round = state.round + 1
-            record = self._rounds.complete(
-                server_round,
-                partial(self.session.attendance.wait, self.ready, timeout),
-                partial(self.run_round, server_round, train_config, timeout),
-            )
-            result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
-            if server_round % self.eval_every == 0 or server_round == num_rounds:
-                record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
-            state.wall_seconds += time.monotonic() - began
-            record["wall_seconds"] = state.wall_seconds
-            for callback in self._options.get("on_round", ()):
-                callback(record, state)
-            if should_stop is not None and should_stop():
-                break
+        with closing(self.session.exchange):
+            if evaluate_fn is not None and state.round == 0:
+                self._evaluate(0, result, evaluate_fn, evaluate_config, timeout)
+            while state.round < num_rounds:
+                began = time.monotonic()
+                server_round = state.round + 1
+                record = self._rounds.complete(
+                    server_round,
+                    partial(self.session.attendance.wait, self.ready, timeout),
+                    partial(self.run_round, server_round, train_config, timeout),
+                )
+                result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
+                if server_round % self.eval_every == 0 or server_round == num_rounds:
+                    record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
+                state.wall_seconds += time.monotonic() - began
+                record["wall_seconds"] = state.wall_seconds
+                for callback in self._options.get("on_round", ()):
+                    callback(record, state)
+                if should_stop is not None and should_stop():
+                    break
         self._rounds.log_outcome()
         result.arrays = self.consensus()
         return result
