@@ -70,9 +70,9 @@ def round_line(record: Mapping[str, Any], total_rounds: int, workers: int) -> st
 
 
 def thin_rounds(summary: Mapping[str, Any]) -> str:
-    """Format how many rounds had fewer than half of the workers, and how many attempts had none."""
+    """Format how many rounds had fewer than half of the workers, and how many attempts at rounds had none."""
     empty = summary.get("empty_attempts")
-    return number(summary.get("thin_rounds")) + (f", and {empty} attempts without any worker" if empty else "")
+    return number(summary.get("thin_rounds")) + (f" (attempts without any worker: {empty})" if empty else "")
 
 
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -34,9 +34,12 @@ class Attendance:
         self._departures: Counter[int] = Counter()
 
     def connected(self) -> set[int]:
-        """Return the ranks whose nodes are connected."""
+        """Return the ranks whose nodes are connected; log who has left."""
         ranks = self._registration.roster.ranks()
-        return {ranks[node] for node in self._exchange.grid.get_node_ids() if node in ranks}
+        connected = {ranks[node] for node in self._exchange.grid.get_node_ids() if node in ranks}
+        self._log_departures(self._present - connected)
+        self._present = connected
+        return connected
 
     def update(self) -> list[Message]:
         """Admit nodes that have answered, query newcomers, log who has left; return the other late replies."""
@@ -47,7 +50,7 @@ class Attendance:
             else:
                 late.append(reply)
         self._exchange.send(self._registration.query_newcomers())
-        self._log_departures()
+        self.connected()
         return late
 
     def wait(self, ready: Callable[[], bool], timeout: float) -> bool:
@@ -81,10 +84,7 @@ class Attendance:
             log(WARNING, "Workers are connected again: the run goes on")
         return True
 
-    def _log_departures(self) -> None:
-        connected = self.connected()
-        gone = self._present - connected
-        self._present = connected
+    def _log_departures(self, gone: set[int]) -> None:
         self._departures.update(gone)
         first = sorted(rank for rank in gone if self._departures[rank] == 1)
         second = sorted(rank for rank in gone if self._departures[rank] == 2)

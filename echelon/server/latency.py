@@ -31,6 +31,7 @@ class Latencies:
 
     Examples
     --------
+    >>> from echelon.server.latency import Latencies
     >>> latencies = Latencies(2)
     >>> latencies.observe(0, 40.0, grace=30.0)
     >>> latencies.grace(30.0)
