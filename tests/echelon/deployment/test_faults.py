@@ -15,7 +15,7 @@ from echelon.deployment.credentials import make_node_key
 from echelon.deployment.loopback import Loopback
 from tests.processes import wait_for
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
 
 NODES = ("supernode-0", "supernode-1", "supernode-2")
 SENDING = 10.0  # seconds that a busy machine needs to push a round's messages
