@@ -36,7 +36,16 @@ from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from echelon.server.evaluation import evaluate_models
-from strategies import FlowerStrategy, Options, Partition, Roster, RunStoppedError, ServerState
+from strategies import (
+    AllWorkersFailedError,
+    FlowerStrategy,
+    Options,
+    Partition,
+    Roster,
+    RosterError,
+    RunStoppedError,
+    ServerState,
+)
 
 app = ServerApp()
 
@@ -140,12 +149,18 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         with waiting:
             waiting.enter_context(view.stage(_first_wait(config, grid)))
             strategy.start(
-                grid, arrays, config.rounds, train_config=ConfigRecord({**train_config}), evaluate_fn=evaluation
+                grid,
+                arrays,
+                config.rounds,
+                timeout=config.work.timeout,
+                train_config=ConfigRecord({**train_config}),
+                evaluate_fn=evaluation,
             )
         summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
         summary["whole_rounds"] = sorted(strategy.session.processor.whole_rounds)
+        summary |= _thin_rounds(RunFolder.open(folder.path))
         folder.write_summary(summary)
-    except RunStoppedError:
+    except (RunStoppedError, AllWorkersFailedError, RosterError):
         saver.stopped()
         raise
     finally:
@@ -185,6 +200,14 @@ def _last_record(folder: RunFolder, strategy: FlowerStrategy, evaluation: Evalua
     return folder.amend_last(
         evaluate_models(evaluation, strategy.state.round, strategy.state, strategy.session.layout)[1]
     )
+
+
+def _thin_rounds(folder: RunFolder) -> dict[str, int]:
+    """Return how many rounds of a whole run, resumed or not, had few workers, and how many attempts had none."""
+    return {
+        "thin_rounds": sum(bool(record.get("thin")) for record in folder.metrics),
+        "empty_attempts": sum(record.get("empty_attempts", 0) for record in folder.metrics),
+    }
 
 
 def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:

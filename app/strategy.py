@@ -50,6 +50,8 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "seed": config.seed,
         "num_workers": config.workers,
         "eval_every": config.eval_every,
+        "max_empty_rounds": config.work.max_empty_rounds,
+        "roster_timeout": config.deployment.roster_timeout,
     }
     if config.nodes:
         common["nodes"] = Nodes(tuple(config.nodes), config.workers)
@@ -60,7 +62,7 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
     if isinstance(config.work, groups.NonBlocking):
         common["fold_late"] = config.work.fold_late
         if wall_clock:
-            common["grace_seconds"] = config.work.grace
+            common["grace_seconds"], common["adapt_grace"] = config.work.grace, config.work.adapt_grace
     return common
 
 

@@ -89,6 +89,15 @@ class Work:
 
     name: str = key("blocking (full_batch) or non-blocking (non_blocking)")
     ema: float = key("weight of the latest round in the moving average of a worker's speed", "(0, 1]")
+    timeout: float = key(
+        "wall-clock time after which a worker that has not replied is left out of a round, and its trainer process, "
+        "if it hangs, is killed; with a budget, the wait for a round's first reply",
+        "(0, inf)",
+        unit="s",
+    )
+    max_empty_rounds: int = key(
+        "attempts at a round, in a row and each without a usable reply, after which the run fails", "[1, inf)"
+    )
 
 
 @schema
@@ -102,8 +111,11 @@ class NonBlocking(Work):
     min_minibatches: int = key("minimum number of mini-batches per worker and round", "[0, inf)")
     target: Literal["full", "rest"] = key("work per round: a full batch, or the remainder of the previous batch")
     grace: float = key(
-        "wall-clock time beyond the budget after which an unresponsive worker counts as absent", "[0, inf)", unit="s"
+        "least wall-clock time beyond the budget after which an unresponsive worker counts as absent",
+        "[0, inf)",
+        unit="s",
     )
+    adapt_grace: bool = key("raise the grace to 1.5 times the latency within which three quarters of the workers reply")
     fold_late: bool = key("include a late reply in the round in which it arrives, instead of discarding it")
 
 

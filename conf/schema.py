@@ -18,6 +18,9 @@ class Deployment:
     timeout: float = key(
         "time beyond the budget after which an unresponsive trainer process is killed", "(0, inf)", unit="s"
     )
+    roster_timeout: float = key(
+        "time to wait for the workers at the start, and for one of them when all are gone", "(0, inf)", unit="s"
+    )
 
 
 @schema

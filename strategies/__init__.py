@@ -10,8 +10,9 @@ from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster, RosterError
 from echelon.server.options import Options
 from echelon.server.replies import NormLimit
+from echelon.server.rounds import AllWorkersFailedError
 from echelon.server.state import ServerState
-from echelon.server.strategy import AllWorkersFailedError, FlowerStrategy
+from echelon.server.strategy import FlowerStrategy
 
 from .al_dsgd import ALDSGD
 from .all_reduce import AllReduce

@@ -21,8 +21,9 @@ from echelon.server.in_flight import Event, Tasks, TimeAccount
 from echelon.server.instructions import RoundInstructions
 from echelon.server.options import Options
 from echelon.server.replies import Reply
+from echelon.server.rounds import AllWorkersFailedError
 from echelon.server.session import Session
-from echelon.server.strategy import AllWorkersFailedError, FlowerStrategy
+from echelon.server.strategy import FlowerStrategy
 from echelon.server.updates import Received, advance_state
 
 # Of a task: the model to the worker, the update to the server.
@@ -128,9 +129,15 @@ class FedBuff(FlowerStrategy):
         size = self.num_workers
         return Mixing(np.eye(size), nx.empty_graph(size), np.zeros(size))
 
+    def ready(self) -> bool:
+        """Return whether a worker is connected: nobody needs to be idle."""
+        return bool(self.session.attendance.connected())
+
     def run_round(self, server_round: int, config: ConfigRecord, timeout: float) -> dict[str, Any]:
         """Let time pass until the server has taken a step; raises as :meth:`aggregate_train`."""
         exchange = self.session.exchange
+        for rank in sorted(self._schedule.failed):  # in an earlier attempt at this step, in which all have failed
+            self._give_task(rank)
         while (record := self._advance()) is None:
             tasks = self.configure_train(server_round, ArrayRecord(), config, exchange.grid)
             messages = chain(self.session.registration.query_newcomers(), tasks)
@@ -316,4 +323,5 @@ class FedBuff(FlowerStrategy):
             "mean_drift": 0.0,
             "uplink_bytes": sum(reply.num_bytes for reply in replies.values()),
             "downlink_bytes": step.downlink_bytes,
+            "thin": False,
         }

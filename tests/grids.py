@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,44 @@ class LateGrid(InlineGrid):
             state=type(context.state)(),
             run_config={},
         )
+
+
+class Clock(Event):
+    """Time that passes only where a run waits: it is the run's ``stop`` event and, patched in, its ``time``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None, "the run waits for ever"
+        self.now += max(timeout, 1e-3)
+        return self.is_set()
+
+
+class DelayedGrid(LateGrid):
+    """Delivers every reply ``delay(rank, round, kind)`` seconds after its message, by a clock that a test controls."""
+
+    def __init__(
+        self, client_app: ClientApp, num_nodes: int, clock: Clock, delay: Callable[[int, int, str], float]
+    ) -> None:
+        super().__init__(client_app, num_nodes, lambda *message: False)
+        self.clock = clock
+        self.delay = delay
+        self._due: dict[str, float] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        pushed = []
+        for message in messages:
+            rank, kind = self.ranks[message.metadata.dst_node_id], message.metadata.message_type
+            round_number = int(message.metadata.group_id or 0) if kind == "train" else 0
+            ids = list(super().push_messages([message]))
+            self._due |= dict.fromkeys(ids, self.clock.now + self.delay(rank, round_number, kind))
+            pushed.extend(ids)
+        return pushed
+
+    def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
+        return super().replies_to([i for i in message_ids if self._due[i] <= self.clock.now])

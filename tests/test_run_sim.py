@@ -3,19 +3,23 @@
 import json
 import signal
 import sys
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Context, Message
 
+import client_app
 import run_sim
 from app.checks import check
 from app.evaluation import Evaluation
 from app.task import build_model
-from conf import ConfigError, cli, compose, config_hash, from_yaml
+from conf import Config, ConfigError, cli, compose, config_hash, from_yaml
+from echelon.server import checkpoint
 from partitioners import storage
 from tasks import load
 from tests.processes import Family, wait_for
@@ -109,6 +113,50 @@ def test_a_run_leaves_what_was_promised(tmp_path: Path, capsys: pytest.CaptureFi
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["consensus_accuracy"] == records[-1]["consensus_accuracy"]
     assert summary["samples"] == sum(sum(record["samples"]) for record in records)
+    assert (summary["thin_rounds"], summary["empty_attempts"]) == (0, 0)
+
+
+class TestFewWorkers:
+    """Workers fail from their third round on: in some rounds most of them, or all of them."""
+
+    OVERRIDES = ("engine=inline", "progress=plain", "workers=4", "topology=ring", "partitioner=iid", "eval_every=10")
+
+    def run(self, folder: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[int, int], bool]) -> int:
+        whole, asked = client_app.make_app, Counter[int]()
+
+        def make_app(config: Config) -> Any:
+            good = whole(config)
+
+            def app(message: Message, context: Context) -> Message:
+                rank = int(context.node_config["partition-id"])
+                asked[rank] += message.metadata.message_type == "train"
+                if message.metadata.message_type == "train" and fails(rank, asked[rank]):
+                    raise OSError("no more power")
+                return good(message, context)
+
+            return app
+
+        monkeypatch.setattr(client_app, "make_app", make_app)
+        return cli.main(run_sim.run, [*self.OVERRIDES, "rounds=5", f"run_dir={folder}"])
+
+    def test_summary_log_and_last_lines_say_how_many_rounds_were_thin(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "run"
+        assert self.run(folder, monkeypatch, lambda rank, asked: asked == 4 or (asked == 3 and rank > 0)) == 0
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["rounds"], summary["thin_rounds"], summary["empty_attempts"]) == (5, 1, 1)
+        assert "1 of 5 rounds were thin" in (folder / "run.log").read_text()
+        assert "1 (attempts without any worker: 1)" in capsys.readouterr().out
+
+    def test_a_run_that_fails_leaves_a_checkpoint_of_its_last_round(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "run"
+        assert self.run(folder, monkeypatch, lambda rank, asked: asked > 2) == 1
+        assert "round 3: no worker returned a usable model" in capsys.readouterr().out
+        assert checkpoint.load(folder / "checkpoint").round == 2
+        assert not (folder / "summary.json").exists()
 
 
 def test_a_resumed_run_ends_as_an_unbroken_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ class TrainInstructions:
     server keeps the state of the worker's optimiser. ``epoch`` and ``position`` are the worker's cursor.
     ``run_seconds`` is the start of the round on the time axis of the run. ``wall_clock`` disables a simulated fleet.
     ``persistent`` lets a deployed node keep a trainer process, which is killed if it does not answer within the budget
-    plus ``timeout_seconds``.
+    plus ``timeout_seconds``, or within ``round_timeout_seconds``, after which the server does not wait for it any more.
     """
 
     seed: int = 0
@@ -67,6 +67,7 @@ class TrainInstructions:
     wall_clock: bool = False
     persistent: bool = True
     timeout_seconds: float = 600.0
+    round_timeout_seconds: float = math.inf
 
     def to_config(self) -> ConfigRecord:
         """Return a record with these instructions and Flower's ``server-round``."""
@@ -81,8 +82,9 @@ class TrainInstructions:
         return cls(**known)
 
     def patience_seconds(self, message_type: str) -> float:
-        """Return the time limit of an answer, infinite for blocking work."""
-        return self.timeout_seconds + (self.budget_seconds if message_type == MessageType.TRAIN else 0.0)
+        """Return the time limit of an answer; that of training is the round's where the budget is infinite."""
+        patience = self.timeout_seconds + (self.budget_seconds if message_type == MessageType.TRAIN else 0.0)
+        return min(patience, self.round_timeout_seconds)
 
 
 @dataclass(frozen=True)

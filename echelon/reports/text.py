@@ -69,6 +69,12 @@ def round_line(record: Mapping[str, Any], total_rounds: int, workers: int) -> st
     return "  ".join(parts)
 
 
+def thin_rounds(summary: Mapping[str, Any]) -> str:
+    """Format how many rounds had fewer than half of the workers, and how many attempts at rounds had none."""
+    empty = summary.get("empty_attempts")
+    return number(summary.get("thin_rounds")) + (f" (attempts without any worker: {empty})" if empty else "")
+
+
 def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return a summary (as in ``summary.json``) as pairs of name and value."""
     low, high = summary.get("worker_accuracy_min"), summary.get("worker_accuracy_max")
@@ -77,6 +83,7 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         workers += f" ({percent(low)} to {percent(high)})"
     return [
         ("Rounds", number(summary.get("rounds"))),
+        ("Thin rounds", thin_rounds(summary)),
         ("Virtual time", seconds(summary.get("virtual_seconds"))),
         ("Wall time", seconds(summary.get("wall_seconds"))),
         ("Consensus accuracy", percent(summary.get("consensus_accuracy"))),

@@ -8,6 +8,7 @@ both.
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from logging import WARNING
 from threading import Event
 
@@ -17,6 +18,7 @@ from flwr.supercore import log
 from flwr.superlink.grid import HttpGrid
 
 from echelon.protocol.packing import pack
+from echelon.server.transport import make_transport
 
 _SHORTEST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.1
@@ -42,10 +44,14 @@ class Exchange:
 
     def __init__(self, grid: Grid, window: int | None = None, stop: Event | None = None) -> None:
         self.grid = grid
+        self._transport = make_transport(grid)
         self.window = window
         self.stop = stop or Event()
         self._outstanding: dict[str, int] = {}
         self._recipients: dict[str, int] = {}
+        self._sent: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._polled = 0.0
         self._current: set[str] = set()
         self._kept: list[Message] = []
         self._packing: set[int] = set()
@@ -59,6 +65,11 @@ class Exchange:
     def forget(self, node_id: int) -> None:
         """Stop waiting for a node that is gone."""
         self._outstanding = {mid: node for mid, node in self._outstanding.items() if node != node_id}
+        self._sent = {mid: seconds for mid, seconds in self._sent.items() if mid in self._outstanding}
+
+    def close(self) -> None:
+        """End what is under way; nothing is pulled any more."""
+        self._transport.close()
 
     def pack_for(self, node_id: int) -> None:
         """Send a node all arrays of a message in one, where they would be moved one by one: not in a simulation."""
@@ -74,15 +85,24 @@ class Exchange:
         kept, self._kept = self._kept, []
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
         self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
+        self._seconds = {message_id: self._seconds[message_id] for message_id in unread & self._seconds.keys()}
         self._current = set()
         return kept + self._pull()
+
+    def send(self, messages: Iterable[Message]) -> None:
+        """Push messages whose replies no exchange waits for: they come in with others, as late ones do."""
+        for message in messages:
+            self._push(message)
 
     def run(
         self,
         messages: Iterable[Message],
         seconds: float,
         complete: Callable[[], bool] | None = None,
+        *,
         patience: float = 0.0,
+        heard: Callable[[], bool] | None = None,
+        grace: float = 0.0,
     ) -> Iterator[Message]:
         """Push messages and yield their replies as they come.
 
@@ -95,8 +115,13 @@ class Exchange:
         complete : callable, optional
             Called after every poll, when its replies have been processed; True ends the exchange.
         patience : float
-            Real time to wait, beyond ``seconds`` if need be, for the first reply, if all workers are slower
-            than expected.
+            Real time to wait, beyond ``seconds`` if need be, for the first reply that counts, if all workers are
+            slower than expected.
+        heard : callable, optional
+            Returns whether a reply that counts has been processed; by default, whether any has arrived. A late reply
+            to an earlier exchange, or a rejected one, need not count.
+        grace : float
+            Real time to wait for further replies after a first one that came later than ``seconds``.
 
         Yields
         ------
@@ -109,29 +134,28 @@ class Exchange:
             When ``stop`` is set.
         """
         waiting = iter(messages)
-        all_sent = False
         self._current = set()
-        heard = False
-        began = time.monotonic()
+        wait = _Wait(time.monotonic(), seconds, patience, grace)
+        all_sent = any_arrived = someone_free = False
         pause = _SHORTEST_POLL_SECONDS
         while True:
             if self.stop.is_set():
                 raise RunStoppedError("the run was stopped")
-            while not all_sent and (self.window is None or self._in_flight() < self.window):
-                message = next(waiting, None)
-                all_sent = message is None
-                if message is not None:
-                    self._push(message)
+            all_sent = all_sent or self._push_what_fits(waiting)
             replies = self._pull()
+            someone_free = someone_free or any(self.is_late(reply) for reply in replies)
             yield from replies
-            heard = heard or bool(replies)
-            end = began + (seconds if heard else max(seconds, patience))
-            if all_sent and not self._in_flight() and (heard or not patience or not self._outstanding):
+            any_arrived = any_arrived or bool(replies)
+            if any_arrived if heard is None else heard():
+                wait.hear(time.monotonic())
+            # If nobody of those asked is of use, a worker may become free that is busy with an earlier message.
+            enough = wait.heard or not patience or not self._outstanding or someone_free
+            if all_sent and not self._in_flight() and enough:
                 return
-            if time.monotonic() >= end or (complete is not None and complete()):
+            if time.monotonic() >= wait.end or (complete is not None and complete()):
                 return
             pause = _SHORTEST_POLL_SECONDS if replies else min(1.5 * pause, _LONGEST_POLL_SECONDS)
-            self.stop.wait(min(pause, max(end - time.monotonic(), 0.0)))
+            self.stop.wait(min(pause, max(wait.end - time.monotonic(), 0.0)))
 
     def next_replies(self, messages: Iterable[Message], seconds: float) -> list[Message]:
         """Push messages and return the next replies, to these or to earlier ones; none if ``seconds`` bring none.
@@ -143,7 +167,7 @@ class Exchange:
         """
         replies = self.collect_late()
         for message in messages:
-            self._push(message)
+            self._current.update(self._push(message))
         end = time.monotonic() + seconds
         pause = _SHORTEST_POLL_SECONDS
         while not self.stop.is_set():
@@ -158,6 +182,10 @@ class Exchange:
         """Return how many replies were refused, since the last call, because no message waited for them."""
         count, self._unasked = self._unasked, 0
         return count
+
+    def seconds_of(self, reply: Message) -> float:
+        """Return the real time from a message to its reply, at least: up to the latest poll that did not bring it."""
+        return self._seconds.get(reply.metadata.reply_to_message_id, 0.0)
 
     def is_late(self, reply: Message) -> bool:
         """Return whether a reply answers a message of an earlier exchange."""
@@ -175,24 +203,58 @@ class Exchange:
         """Return how many messages of the current exchange wait for a reply; forgotten nodes do not count."""
         return len(self._current & self._outstanding.keys())
 
-    def _push(self, message: Message) -> None:
+    def _push_what_fits(self, waiting: Iterator[Message]) -> bool:
+        """Push messages of the current exchange as the window allows; return whether there are no more."""
+        while self.window is None or self._in_flight() < self.window:
+            message = next(waiting, None)
+            if message is None:
+                return True
+            self._current.update(self._push(message))
+        return False
+
+    def _push(self, message: Message) -> list[str]:
         """Push a message, unless Flower does not know its node any more (it returns no id then, or an empty one)."""
         if message.metadata.dst_node_id in self._packing:
             message.content = pack(message.content)
-        for message_id in filter(None, self.grid.push_messages([message])):
-            self._outstanding[message_id] = self._recipients[message_id] = message.metadata.dst_node_id
-            self._current.add(message_id)
+        sent, node = time.monotonic(), message.metadata.dst_node_id
+        message_ids = list(filter(None, self.grid.push_messages([message])))
+        self._outstanding |= dict.fromkeys(message_ids, node)
+        self._recipients |= dict.fromkeys(message_ids, node)
+        self._sent |= dict.fromkeys(message_ids, sent)
+        return message_ids
 
     def _pull(self) -> list[Message]:
-        # By position: Flower 1.43 renames the argument. Never with an empty list: Flower may read it as "all messages".
-        pulled = list(self.grid.pull_messages(list(self._outstanding))) if self._outstanding else []
         replies = []
-        for reply in pulled:
+        for reply in self._transport.pull(self._outstanding.keys()):
             message_id = reply.metadata.reply_to_message_id
             if self._outstanding.pop(message_id, None) is not None:
+                self._seconds[message_id] = max(self._polled - self._sent.pop(message_id, self._polled), 0.0)
                 replies.append(reply)
                 continue
             # Both ids in a reply are the sender's own words: nothing that it says can tell whose reply this is.
             self._unasked += 1
             log(WARNING, "A reply is refused: it answers message %s, which does not wait for one", message_id[:16])
+        self._polled = time.monotonic()
         return replies
+
+
+@dataclass
+class _Wait:
+    """How long an exchange waits: ``seconds``, or else for a first reply and a grace for those that follow it."""
+
+    began: float
+    seconds: float
+    patience: float
+    grace: float
+    heard: bool = False
+
+    def hear(self, now: float) -> None:
+        """Take note that a reply counts."""
+        if not self.heard and now > self.began + self.seconds:
+            self.seconds = min(now - self.began + self.grace, max(self.seconds, self.patience))
+        self.heard = True
+
+    @property
+    def end(self) -> float:
+        """Time at which the rest is given up."""
+        return self.began + (self.seconds if self.heard else max(self.seconds, self.patience))

@@ -17,6 +17,10 @@ from echelon.server.nodes import Assignment, RosterError, assign, read_answer
 SETTLE_SECONDS = 0.1
 
 
+class HandshakeFailedError(RosterError):
+    """Every worker has failed in the handshake."""
+
+
 @dataclass
 class Handshake:
     """Queries nodes and collects their answers.
@@ -83,7 +87,7 @@ class Handshake:
             if self.exchange.stop.wait(SETTLE_SECONDS):
                 raise RunStoppedError("the run was stopped")
         if len(self.failures) == len(self.answers) > 0:
-            raise RosterError(f"every worker failed in the handshake: {next(iter(self.failures.values()))}")
+            raise HandshakeFailedError(f"every worker failed in the handshake: {next(iter(self.failures.values()))}")
         made = assign(self.answers, self.num_workers, self.identities)
         if made.missing(self.num_workers):
             raise RosterError((f"waited {seconds:g} s: " if waits else "") + self._missing_ranks(made))

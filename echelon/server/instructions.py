@@ -1,5 +1,6 @@
 """A round's instructions: how much each worker computes, and the message that tells it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -84,10 +85,11 @@ class RoundInstructions:
 
 @dataclass
 class Round:
-    """A round that has begun: its instructions, and who gets them."""
+    """A round that has begun: its instructions, who gets them, and the grace in seconds beyond the budget."""
 
     instructions: RoundInstructions
     recipients: list[int]
+    grace_seconds: float = math.inf
     downlink_bytes: int = 0
 
 

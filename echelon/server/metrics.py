@@ -24,11 +24,10 @@ def round_record(
     mixing: Mixing,
     session: Session,
     work: WorkPolicy,
-    grace_seconds: float,
 ) -> dict[str, Any]:
     """Return the record of a synchronous round whose models have been mixed."""
     state, layout, roster = session.state, session.layout, session.roster
-    timeout_seconds = begun.instructions.budget_seconds + grace_seconds if timed_out else 0.0
+    timeout_seconds = begun.instructions.budget_seconds + begun.grace_seconds if timed_out else 0.0
     record = target_fields(begun.instructions, work)
     record |= time_fields(received, mixing.models_sent, layout.num_bytes, roster, timeout_seconds)
     record |= worker_fields(received, timed_out, len(roster))
@@ -39,12 +38,19 @@ def round_record(
         "consensus_distance": consensus_distance(state.rows[:, session.mixed]),
         "uplink_bytes": sum(reply.num_bytes for reply in received.replies.values()),
         "downlink_bytes": begun.downlink_bytes,
+        "grace_seconds": begun.grace_seconds if np.isfinite(begun.grace_seconds) else None,
+        "thin": is_thin(received, len(roster)),
     }
     if session.processor.whole_rounds:
         record["whole_rounds"] = sorted(session.processor.whole_rounds)
     if mixing.leaders is not None and mixing.leaders.active:
         record |= {"leaders_best": mixing.leaders.best.tolist(), "leaders_degree": mixing.leaders.degree.tolist()}
     return record
+
+
+def is_thin(received: Received, num_workers: int) -> bool:
+    """Return whether fewer than half of the workers took part, not counting those that the strategy does without."""
+    return 2 * len(received.replies) < num_workers - len(received.dropped)
 
 
 def communication_seconds(models_sent: Floats, model_bytes: int, roster: Roster) -> Floats:

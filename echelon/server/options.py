@@ -36,6 +36,11 @@ class Options(TypedDict, total=False):
     grace_seconds : float
         Real time beyond the budget after which a worker that has not replied is absent from the round. Infinite by
         default, which simulated clocks require.
+    adapt_grace : bool
+        Raise a finite grace to the latencies of the workers' replies (True; see
+        :class:`echelon.server.latency.Latencies`).
+    max_empty_rounds : int
+        Attempts at a round, one after the other without a usable reply, after which the run fails (3).
     fold_late : bool
         Let a late reply count in the round in which it arrives, instead of discarding it.
     norm_limit : NormLimit
@@ -47,7 +52,7 @@ class Options(TypedDict, total=False):
     window : int
         Messages in flight at a time (see :class:`echelon.server.exchange.Exchange`).
     roster_timeout : float
-        Seconds to wait for the workers at the start (600).
+        Seconds to wait for the workers at the start, and for one of them when all are gone (600).
     state : ServerState
         Continues from this state instead of the initial model.
     on_round : sequence of callables
@@ -64,6 +69,8 @@ class Options(TypedDict, total=False):
     partition: Partition | Callable[[Roster], Partition]
     eval_every: int
     grace_seconds: float
+    adapt_grace: bool
+    max_empty_rounds: int
     fold_late: bool
     norm_limit: NormLimit | None
     held_out_loss: Callable[[ArrayRecord], float] | None

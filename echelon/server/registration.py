@@ -8,9 +8,12 @@ from flwr.supercore import log
 
 from echelon.protocol.messages import RosterEntry, TrainInstructions
 from echelon.server.exchange import Exchange, RunStoppedError
-from echelon.server.handshake import SETTLE_SECONDS, Handshake, has_failed, log_failure
+from echelon.server.handshake import SETTLE_SECONDS, Handshake, HandshakeFailedError, has_failed, log_failure
 from echelon.server.identity import Identities, Nodes
 from echelon.server.nodes import Assignment, Roster, RosterError, build_roster, read_answer, roster_query
+
+# Pauses before the handshake is repeated, if every worker has failed in it.
+_REPEAT_SECONDS = (1.0, 5.0)
 
 
 class Registration:
@@ -48,7 +51,8 @@ class Registration:
     def register(self, num_workers: int | None, timeout: float) -> Roster:
         """Wait for the nodes, query each for its identity, and return the roster.
 
-        A node too many is named in the log and stays as a spare for the rank that it claims.
+        A node too many is named in the log and stays as a spare for the rank that it claims. If every worker fails in
+        the handshake, it is repeated twice.
 
         Parameters
         ----------
@@ -64,6 +68,20 @@ class Registration:
         RunStoppedError
             If the run is told to stop.
         """
+        end = time.monotonic() + timeout
+        for pause in _REPEAT_SECONDS:
+            try:
+                return self._handshake(num_workers, timeout)
+            except HandshakeFailedError as error:
+                timeout = end - time.monotonic() - pause
+                if timeout <= 0:
+                    raise
+                log(WARNING, "%s; it is repeated in %g s", error, pause)
+            if self._exchange.stop.wait(pause):
+                raise RunStoppedError("the run was stopped")
+        return self._handshake(num_workers, timeout)
+
+    def _handshake(self, num_workers: int | None, timeout: float) -> Roster:
         size = len(self._settled_nodes(timeout)) if num_workers is None else num_workers
         handshake = Handshake(self._exchange, self._identities, self._query, size)
         made = handshake.run(timeout, waits=num_workers is not None)

@@ -12,7 +12,9 @@ from echelon.core.sgd import SGD
 from echelon.core.work import FullBatch, WorkPolicy
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import INITIAL, TrainInstructions
+from echelon.server.attendance import Attendance
 from echelon.server.exchange import Exchange
+from echelon.server.latency import Latencies
 from echelon.server.model import lay_out_model
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
@@ -31,6 +33,8 @@ class Session:
         Pushes and pulls messages.
     registration : Registration
         Handshakes with the nodes; holds the roster.
+    attendance : Attendance
+        Which workers are connected.
     layout : ArrayLayout
         Of the model's arrays in a row.
     partition : Partition
@@ -39,16 +43,20 @@ class Session:
         Samples by rank: assigned, or as the workers said in the handshake.
     processor : ReplyProcessor
         Checks replies.
+    latencies : Latencies
+        Of the workers' replies, in real time.
     state : ServerState
         All that a checkpoint holds.
     """
 
     exchange: Exchange
     registration: Registration
+    attendance: Attendance
     layout: ArrayLayout
     partition: Partition
     shard_sizes: NDArray[np.int64]
     processor: ReplyProcessor
+    latencies: Latencies
     state: ServerState
 
     @property
@@ -105,7 +113,8 @@ def open_session(
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
     question = ConfigRecord({**config, INITIAL: list(arrays)})
     registration = Registration(exchange, handshake, question, options.get("nodes"))
-    roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
+    roster_timeout = options.get("roster_timeout", 600.0)
+    roster = registration.register(options.get("num_workers"), roster_timeout)
     layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())
     partition = options.get("partition") or Partition()
     if callable(partition):
@@ -125,7 +134,17 @@ def open_session(
         exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd, partial_work
     )
     shard_sizes = roster.shard_sizes if sizes is None else sizes
-    return Session(exchange, registration, layout, partition, shard_sizes, processor, state)
+    return Session(
+        exchange,
+        registration,
+        Attendance(exchange, registration, roster_timeout),
+        layout,
+        partition,
+        shard_sizes,
+        processor,
+        Latencies(len(roster)),
+        state,
+    )
 
 
 def _continued(state: ServerState | None, initial: ServerState) -> ServerState:

@@ -6,7 +6,9 @@ and in the modules beside this one.
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from logging import INFO
 from typing import Any, Unpack
@@ -29,15 +31,12 @@ from echelon.server.metrics import round_record
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
 from echelon.server.replies import Reply
+from echelon.server.rounds import AllWorkersFailedError, Rounds
 from echelon.server.session import Session, open_session
 from echelon.server.state import ServerState
 from echelon.server.updates import Received, advance_state, round_numbers, scale_updates
 
 _LEADERS = "leaders"
-
-
-class AllWorkersFailedError(RuntimeError):
-    """A round in which no worker returned a usable model."""
 
 
 class FlowerStrategy(Strategy, FlowerBase):
@@ -59,6 +58,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         if self.eval_every < 1:
             raise ValueError(f"eval_every must be at least 1; got {self.eval_every}")
         self.grace_seconds = options.get("grace_seconds", float("inf"))
+        self.adapt_grace = options.get("adapt_grace", True)
+        self._rounds = Rounds(options.get("max_empty_rounds", 3))
         self.fold_late = options.get("fold_late", False)
         self._options = options
         self._session: Session | None = None
@@ -210,29 +211,35 @@ class FlowerStrategy(Strategy, FlowerBase):
         Raises
         ------
         RosterError
-            If the workers do not register.
+            If the workers do not register, or none is connected for ``roster_timeout`` seconds.
         AllWorkersFailedError
-            If a round brings no usable model.
+            If ``max_empty_rounds`` attempts at a round bring no usable model.
         """
-        train_config = train_config or ConfigRecord()
-        state = self.open(grid, initial_arrays, train_config).state
+        state = self.open(grid, initial_arrays, train_config or ConfigRecord()).state
+        train_config, evaluate_config = (_limited(config, timeout) for config in (train_config, evaluate_config))
         self.summary()
         result = Result()
-        if evaluate_fn is not None and state.round == 0:
-            self._evaluate(0, result, evaluate_fn, evaluate_config, timeout)
-        while state.round < num_rounds:
-            began = time.monotonic()
-            server_round = state.round + 1
-            record = self.run_round(server_round, train_config, timeout)
-            result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
-            if server_round % self.eval_every == 0 or server_round == num_rounds:
-                record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
-            state.wall_seconds += time.monotonic() - began
-            record["wall_seconds"] = state.wall_seconds
-            for callback in self._options.get("on_round", ()):
-                callback(record, state)
-            if should_stop is not None and should_stop():
-                break
+        with closing(self.session.exchange):
+            if evaluate_fn is not None and state.round == 0:
+                self._evaluate(0, result, evaluate_fn, evaluate_config, timeout)
+            while state.round < num_rounds:
+                began = time.monotonic()
+                server_round = state.round + 1
+                record = self._rounds.complete(
+                    server_round,
+                    partial(self.session.attendance.wait, self.ready, timeout),
+                    partial(self.run_round, server_round, train_config, timeout),
+                )
+                result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
+                if server_round % self.eval_every == 0 or server_round == num_rounds:
+                    record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
+                state.wall_seconds += time.monotonic() - began
+                record["wall_seconds"] = state.wall_seconds
+                for callback in self._options.get("on_round", ()):
+                    callback(record, state)
+                if should_stop is not None and should_stop():
+                    break
+        self._rounds.log_outcome()
         result.arrays = self.consensus()
         return result
 
@@ -246,27 +253,36 @@ class FlowerStrategy(Strategy, FlowerBase):
         self.lay_out(len(session.roster), session.shard_sizes)
         return session
 
+    def ready(self) -> bool:
+        """Return whether there is a worker to begin a round with."""
+        return bool(self.session.free_ranks())
+
     def run_round(self, server_round: int, config: ConfigRecord, timeout: float) -> dict[str, Any]:
         """Do a round and return its record; what a round is differs for an asynchronous strategy."""
         session = self.session
-        late = session.exchange.collect_late()
+        late = session.attendance.update()
         begun = self._begin(server_round, session.free_ranks())
         if self.fold_late:
             folded = {session.processor.sender(reply, MessageType.TRAIN) for reply in late}
             begun.recipients = [rank for rank in begun.recipients if rank not in folded]
-        messages = chain(session.registration.query_newcomers(), self._messages(begun, config))
-        seconds = min(timeout, begun.instructions.budget_seconds + self.grace_seconds)
+        received = session.processor
         replies = session.exchange.run(
-            messages, seconds, lambda: self.round_complete(session.processor.received), timeout
+            self._messages(begun, config),
+            min(timeout, begun.instructions.budget_seconds + begun.grace_seconds),
+            lambda: self.round_complete(received.received),
+            patience=timeout,
+            heard=lambda: bool(received.received.replies or received.received.offline),
+            grace=begun.grace_seconds,
         )
-        return self.finish_round(begun, chain(late, replies))
+        arrived = session.latencies.watch(chain(late, replies), session.exchange, session.roster, begun.grace_seconds)
+        return self.finish_round(begun, arrived)
 
     def finish_round(self, begun: Round, messages: Iterable[Message]) -> dict[str, Any]:
         """Do the server's half of a round and return its record; raises as :meth:`aggregate_train`."""
         session, state, instructions = self.session, self.state, begun.instructions
         received = session.processor.read(messages, instructions, state)
-        free_again = set(session.free_ranks()).difference(begun.recipients)  # their replies came too late
-        if not received.replies and not received.offline and (received.rejections or not free_again):
+        if not received.replies and not received.offline:
+            session.processor.remember(received.timed_out(begun.recipients), state)
             raise AllWorkersFailedError(received.failure(instructions.server_round))
         received = self.filter_replies(received, begun.recipients)
         timed_out = received.timed_out(begun.recipients)
@@ -280,7 +296,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         if mixing.leaders is not None:
             state.extras[_LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
         drift = self.aggregate(updated, mixing)
-        record = round_record(begun, received, timed_out, mixing, session, self.work, self.grace_seconds)
+        record = round_record(begun, received, timed_out, mixing, session, self.work)
         record["mean_drift"] = drift
         state.round = instructions.server_round
         state.virtual_seconds = record["virtual_seconds"]
@@ -297,7 +313,8 @@ class FlowerStrategy(Strategy, FlowerBase):
     def _begin(self, server_round: int, recipients: list[int]) -> Round:
         session = self.session
         instructions = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients)
-        return Round(instructions, recipients)
+        grace = self.grace_seconds
+        return Round(instructions, recipients, session.latencies.grace(grace) if self.adapt_grace else grace)
 
     def _messages(self, begun: Round, config: ConfigRecord) -> Iterable[Message]:
         """Yield the messages of a round, each made when it can be sent."""
@@ -360,3 +377,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         senders = ((self.session.processor.sender(reply, MessageType.EVALUATE), reply) for reply in replies)
         by_rank = {rank: reply for rank, reply in senders if rank is not None}
         return worker_metrics(by_rank, len(self.roster))
+
+
+def _limited(config: ConfigRecord | None, timeout: float) -> ConfigRecord:
+    """Return what to send beside a round's instructions: with it, a worker that hangs gives up when the server does."""
+    return ConfigRecord({"round_timeout_seconds": float(timeout), **(config or {})})

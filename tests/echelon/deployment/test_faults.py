@@ -15,9 +15,10 @@ from echelon.deployment.credentials import make_node_key
 from echelon.deployment.loopback import Loopback
 from tests.processes import wait_for
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
 
 NODES = ("supernode-0", "supernode-1", "supernode-2")
+SENDING = 10.0  # seconds that a busy machine needs to push a round's messages
 FLOWER_GIVES_UP = 44.0  # seconds after which the SuperLink itself reports that a node is gone
 
 
@@ -104,7 +105,8 @@ def test_nodes_and_superlink_that_die_and_come_back(folder: Path) -> None:
         without = next(record for record in lines(metrics)[earlier:] if 2 not in record["present"])
         before = lines(metrics)[without["round"] - 2]["wall_seconds"]
         assert without["present"], "the others continue"
-        assert without["wall_seconds"] - before < FLOWER_GIVES_UP / 2, "the round ends at budget and grace"
+        allowed = without["budget_seconds"] + without["grace_seconds"] + SENDING
+        assert without["wall_seconds"] - before < min(allowed, FLOWER_GIVES_UP), "the round ends at budget and grace"
 
         wait_for(lambda: is_back(deployment, NODES[2], metrics), 150)
 

@@ -177,9 +177,14 @@ class TestWorkerApp:
         self.app(message, self.context)
         message.content.config_records["config"].update({"budget_seconds": 2.5, "timeout_seconds": 4.0})
         self.app(message, self.context)
+        message.content.config_records["config"]["round_timeout_seconds"] = 5.0
+        self.app(message, self.context)
+        message.content.config_records["config"].update({"budget_seconds": float("inf")})
+        self.app(message, self.context)
         message.content.config_records["config"]["persistent"] = False
         self.app(message, self.context)
-        assert [(app, seconds) for app, _, seconds in requests] == [("my_app:app", float("inf")), ("my_app:app", 6.5)]
+        assert [app for app, _, _ in requests] == ["my_app:app"] * 4
+        assert [seconds for _, _, seconds in requests] == [float("inf"), 6.5, 5.0, 5.0]
         sent = requests[0][1]
         assert (sent.message_type, sent.context.run_config, len(sent.context.state)) == (
             "train",
