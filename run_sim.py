@@ -43,14 +43,12 @@ def run(config: Config) -> int:
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
     stop = Event()
-    with (
-        folder,
-        capture.to_log(folder.log) as console,
-        signals.graceful(stop, lambda: _interrupted(path), console.print),
-    ):
-        status = _run(config, folder, console, stop)
+    with folder, capture.to_log(folder.log) as console:
+        say = console.print if console.is_terminal else None
+        with signals.graceful(stop, lambda: _interrupted(path), say):
+            status = _run(config, folder, console, stop)
     print(path.resolve())
-    return status
+    return signals.status() or status
 
 
 def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
@@ -98,7 +96,7 @@ def _fail(console: Console, line: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    status = cli.main(run, check=check)
-    if signals.status() is not None:
-        signals.leave(status)
-    sys.exit(status)
+    ended = cli.main(run, check=check)
+    if (stopped := signals.status()) is not None:
+        signals.leave(stopped)
+    sys.exit(ended)

@@ -148,7 +148,10 @@ def _receive(number: int) -> None:
     end = threading.Timer(GRACE_SECONDS, _end)
     end.daemon = True
     end.start()
-    (_process.say or _write)("stopping ...")
+    try:
+        (_process.say or _write)("stopping ...")
+    except ValueError:  # the work has ended meanwhile, and has closed its output
+        _write("stopping ...")
 
 
 def _end() -> None:
