@@ -140,6 +140,7 @@ def _receive(number: int) -> None:
         if time.monotonic() - _process.since > _IMPATIENT_SECONDS:
             _end()
         return
+    signal.alarm(0)  # Ray's core answers a SIGTERM, before it passes it on, with an alarm that aborts the process
     _process.number, _process.since = number, time.monotonic()
     if _process.stop is None:
         _write("stopping ...")
