@@ -33,6 +33,7 @@ class _Process:
         self.installed = False
         self.number = 0
         self.since = 0.0
+        self.unannounced = threading.Lock()  # taken, for good, by the thread that says "stopping ..."
         self.stop: Event | None = None
         self.say: Callable[[str], None] | None = None
         self.last_words: Callable[[], str] = lambda: "interrupted"
@@ -53,7 +54,7 @@ def install() -> None:
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), daemon=True).start()
-    os.register_at_fork(after_in_child=_restore_defaults)
+    os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_restore_defaults)
     _process.installed = True
     reinstall()
 
@@ -110,6 +111,8 @@ def interruptible() -> Iterator[None]:
 
 def leave(number: int) -> NoReturn:
     """End this process with an exit status, and all processes that it has started, whatever its threads do."""
+    if _process.number:
+        _announce(_write)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # the reader of a pipe has gone, or the stream is closed
             stream.flush()
@@ -121,8 +124,7 @@ def leave(number: int) -> NoReturn:
 
 def _handle(number: int, frame: FrameType | None) -> None:
     """Answer in the main thread; `_watch` does what must not wait for it."""
-    if _process.stop is not None:
-        _process.stop.set()
+    _note(number)
     if _process.interruptible:
         _process.interruptible = False
         raise KeyboardInterrupt
@@ -136,21 +138,33 @@ def _watch(descriptor: int) -> None:
 
 
 def _receive(number: int) -> None:
-    if _process.number:
-        if time.monotonic() - _process.since > _IMPATIENT_SECONDS:
-            _end()
-        return
     signal.alarm(0)  # Ray's core answers a SIGTERM, before it passes it on, with an alarm that aborts the process
-    _process.number, _process.since = number, time.monotonic()
+    again = _process.number and time.monotonic() - _process.since > _IMPATIENT_SECONDS
+    _note(number)
     if _process.stop is None:
-        _write("stopping ...")
-        leave(128 + number)
-    _process.stop.set()
-    end = threading.Timer(GRACE_SECONDS, _end)
-    end.daemon = True
-    end.start()
+        leave(128 + _process.number)
+    if again:
+        _end()
+    if not _process.unannounced.locked():
+        end = threading.Timer(GRACE_SECONDS, _end)
+        end.daemon = True
+        end.start()
+        _announce(_process.say or _write)
+
+
+def _note(number: int) -> None:
+    """Remember the first signal; the main thread or the watching one may be the first to know."""
+    if not _process.number:
+        _process.number, _process.since = number, time.monotonic()
+    if _process.stop is not None:
+        _process.stop.set()
+
+
+def _announce(say: Callable[[str], None]) -> None:
+    if not _process.unannounced.acquire(blocking=False):
+        return
     try:
-        (_process.say or _write)("stopping ...")
+        say("stopping ...")
     except ValueError:  # the work has ended meanwhile, and has closed its output
         _write("stopping ...")
 
@@ -166,9 +180,19 @@ def _write(line: str) -> None:
 
 
 def _restore_defaults() -> None:
-    """Undo :func:`install` in a fork, whose signals are no concern of its parent's."""
+    """Undo :func:`install` in a fork, whose signals must not reach its parent through the descriptor they share."""
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     _process.installed = False
+    _unblock()
+
+
+def _block() -> None:
+    """Hold signals back until the fork has its own handlers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
