@@ -1,5 +1,6 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
+import signal
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -54,8 +55,11 @@ def main(grid: Grid, context: Context) -> None:
     _check_resumed(config)
     path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     view = progress.make("none" if config.progress == "none" else "plain")
+    stop = Event()
+    if isinstance(grid, HttpGrid):  # Flower's own handler would end the process within a round
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with view, open_folder(config, path) as folder:
-        show(folder, view, run(config, grid, folder, view))
+        show(folder, view, run(config, grid, folder, view, stop))
     print(path.resolve())
 
 
