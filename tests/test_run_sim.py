@@ -226,7 +226,7 @@ class TestResumedFromItsOwnConfiguration:
     def test_with_a_key_of_its_strategy(self, folder: Path) -> None:
         assert command(f"resume={folder}", "rounds=2", "strategy.buffer_size=2") == 0
         config = from_yaml((folder / "config.yaml").read_text())
-        assert (config.strategy.name, config.strategy.buffer_size) == ("fedbuff", 2)  # type: ignore[union-attr]
+        assert (config.strategy.name, config.strategy.buffer_size) == ("fedbuff", 2)  # type: ignore[attr-defined]
         assert summary_of(folder)["rounds"] == 2
 
     def test_what_must_stay_is_refused_by_key(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -190,11 +190,12 @@ class TestFaultsOfTheDisk:
     def test_a_folder_that_is_moved(self, folder: RunFolder, tmp_path: Path) -> None:
         folder.path.rename(tmp_path / "moved")
         moved = f"{folder.path}: cannot be written: the folder was moved or removed"
-        for write in (
+        writes: list[Callable[[], None]] = [
             lambda: folder.append_metrics(row(2)),
             lambda: folder.write_summary({"rounds": 1}),
             folder.sync_metrics,
-        ):
+        ]
+        for write in writes:
             with pytest.raises(RunFolderError) as caught:
                 write()
             assert str(caught.value) == moved
