@@ -56,9 +56,8 @@ def main(grid: Grid, context: Context) -> None:
     path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     view = progress.make("none" if config.progress == "none" else "plain")
     stop = Event()
-    if (
-        isinstance(grid, HttpGrid) and current_thread() is main_thread()
-    ):  # Flower's own handler would end the process within a round
+    if isinstance(grid, HttpGrid) and current_thread() is main_thread():
+        # Flower's own handler would end the process within a round.
         signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with view, open_folder(config, path) as folder:
         show(folder, view, run(config, grid, folder, view, stop))

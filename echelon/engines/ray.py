@@ -3,10 +3,10 @@
 import os
 from concurrent.futures import Future, wait
 from threading import Event, Thread
+from typing import Any
 
 from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.server.superlink.fleet.vce.backend.backend import BackendConfig
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
@@ -55,7 +55,7 @@ def run(
         If ``stop`` is set and the ServerApp has ended, but not the engine: the caller ends the process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    backend: BackendConfig = {
+    backend: dict[str, Any] = {
         "init_args": {"logging_level": "error", "log_to_driver": False},
         # Flower passes these to Ray's actors. Without restarts a dead process would remain in the pool and fail every
         # message assigned to it.
