@@ -43,10 +43,13 @@ def run(config: Config) -> int:
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
     stop = Event()
-    with folder, capture.to_log(folder.log) as console:
-        say = console.print if console.is_terminal else None
-        with signals.graceful(stop, lambda: _interrupted(path), say):
-            status = _run(config, folder, console, stop)
+    try:
+        with folder, capture.to_log(folder.log) as console:
+            say = console.print if console.is_terminal else None
+            with signals.graceful(stop, lambda: _interrupted(path), say):
+                status = _run(config, folder, console, stop)
+    except OSError as error:  # of the log; those of the run are reported in `_run`
+        raise ConfigError(f"{folder.log}: cannot be written: {error.strerror}") from error
     print(path.resolve())
     return signals.status() or status
 

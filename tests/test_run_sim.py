@@ -303,6 +303,12 @@ class TestOneLine:
         held.release()
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
+    def test_a_log_that_cannot_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "run" / "run.log"
+        log.mkdir(parents=True)
+        assert command(*QUICK, f"run_dir={log.parent}") == 2
+        assert capsys.readouterr().err == f"error: {log}: cannot be written: Is a directory\n"
+
     def test_names_that_no_file_can_have(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         long = tmp_path / ("x" * 300)
         for overrides, line in (
