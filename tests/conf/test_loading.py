@@ -181,6 +181,10 @@ class TestFromYaml:
         with pytest.raises(ConfigError, match=r"^config\.yaml is not a valid run configuration: .*colour"):
             from_yaml(to_yaml(compose()) + "colour: red\n")
 
+    def test_a_name_with_a_nul_character(self) -> None:
+        with pytest.raises(ConfigError, match=r"^run_dir must not contain a NUL character; got 'a\\x00b'$"):
+            from_yaml(to_yaml(compose()).replace("run_dir: null", 'run_dir: "a\\0b"'))
+
     def test_value_out_of_range(self) -> None:
         with pytest.raises(ConfigError, match=r"^rounds must be at least 1; got 0$"):
             from_yaml(to_yaml(compose()).replace("rounds: 100", "rounds: 0"))
