@@ -2,14 +2,17 @@
 
 import os
 
+from echelon.persistent import signals
+
+if __name__ == "__main__":
+    signals.install()  # before the imports, which take seconds
+
 # Read when flwr and ray are imported: a simulation reports to nobody, and small models are fastest on one thread.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import traceback
 from pathlib import Path
 from threading import Event
 
@@ -33,7 +36,7 @@ INTERRUPTED = 130
 
 
 def run(config: Config) -> int:
-    """Do one run; return its exit status: 0, 1 if it failed, 130 if it was interrupted."""
+    """Do one run; return its exit status: 0, 1 if it failed, 130 or 143 if it was stopped by Ctrl-C or SIGTERM."""
     check(config)
     path = Path(str(config.run_dir))
     try:
@@ -41,50 +44,54 @@ def run(config: Config) -> int:
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
     stop = Event()
-    status = 0
-    with capture.to_log(folder.log) as console:
-        try:
-            with _stopped_by_signals(stop), progress.make(config.progress, console) as view:
-                _simulate(config, folder, view, stop)
-        except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
-            stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
-            status = _fail(console, f"error: {error} (details in {folder.log})", 1)
-        except (RunStoppedError, KeyboardInterrupt):
-            status = _fail(console, f"interrupted; {_resume_hint(path)}", INTERRUPTED)
+    try:
+        with folder, capture.to_log(folder.log) as console:
+            say = console.print if console.is_terminal else None
+            with signals.graceful(stop, lambda: _interrupted(path), say):
+                status = _run(config, folder, console, stop)
+    except OSError as error:  # of the log; those of the run are reported in `_run`
+        raise ConfigError(f"{folder.log}: cannot be written: {error.strerror}") from error
     print(printable(str(path.resolve())))
-    return status
+    return signals.status() or status
+
+
+def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
+    """Do the run and say how it ended; return its exit status."""
+    try:
+        with progress.make(config.progress, console) as view:
+            _simulate(config, folder, view, stop)
+        failure = None
+    except (RunStoppedError, KeyboardInterrupt):
+        return _fail(console, _interrupted(folder.path), signals.status() or INTERRUPTED)
+    except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
+        stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
+        failure = str(error)
+    except OSError as error:
+        stop.set()
+        traceback.print_exc()
+        failure = f"{error}; {_resume_hint(folder.path)}"
+    if (stopped := signals.status()) is not None:  # a signal to all processes makes workers fail, too
+        return _fail(console, _interrupted(folder.path), stopped)
+    return 0 if failure is None else _fail(console, f"error: {failure} (details in {folder.log})", 1)
 
 
 def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: Event) -> None:
     made, clients, engine = server_app.make_app(config, folder, view, stop), client_app.make_app(config), config.engine
     if isinstance(engine, groups.Ray):
-        ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus)
+        ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus, stop=stop)
     else:
         grid = InlineGrid(clients, config.workers)
         made(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
 
 
-@contextmanager
-def _stopped_by_signals(stop: Event) -> Iterator[None]:
-    """End the run with its processes on the first Ctrl-C (or SIGTERM); abort it on the second."""
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _resume_hint(path: Path) -> str:
     if checkpoint.exists(path / "checkpoint"):
         return f"to continue: python run_sim.py resume={path}"
-    return "there is no checkpoint to continue from"
+    return f"there is no checkpoint to continue from; to start again: python run_sim.py resume={path}"
+
+
+def _interrupted(path: Path) -> str:
+    return f"interrupted; {_resume_hint(path)}"
 
 
 def _fail(console: Console, line: str, status: int) -> int:
@@ -93,4 +100,7 @@ def _fail(console: Console, line: str, status: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(run, check=check))
+    ended = cli.main(run, check=check)
+    if (stopped := signals.status()) is not None:
+        signals.leave(stopped)
+    sys.exit(ended)

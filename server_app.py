@@ -1,10 +1,12 @@
 """The Flower ServerApp, composed from the configuration; used by ``run_sim.py`` and by ``flwr run`` alike."""
 
+import signal
+import sys
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -23,29 +25,21 @@ from conf import (
     ConfigError,
     compose,
     config_hash,
-    from_yaml,
+    first_difference,
     groups,
     parse_overrides,
     preflight,
-    saved_yaml,
+    saved,
     to_yaml,
 )
-from echelon.persistent import processes
+from echelon.persistent import processes, signals
+from echelon.protocol.layout import ArrayLayout
 from echelon.reports import figures, progress, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from echelon.server.evaluation import evaluate_models
-from strategies import (
-    AllWorkersFailedError,
-    FlowerStrategy,
-    Options,
-    Partition,
-    Roster,
-    RosterError,
-    RunStoppedError,
-    ServerState,
-)
+from strategies import AllWorkersFailedError, Options, Partition, Roster, RosterError, RunStoppedError, ServerState
 
 app = ServerApp()
 
@@ -60,9 +54,13 @@ def main(grid: Grid, context: Context) -> None:
     check(config, deployed=isinstance(grid, HttpGrid))
     _check_resumed(config)
     path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
-    with progress.make("none" if config.progress == "none" else "plain") as view:
-        folder = open_folder(config, path)
-        show(folder, view, run(config, grid, folder, view))
+    view = progress.make("none" if config.progress == "none" else "plain")
+    stop = Event()
+    if isinstance(grid, HttpGrid) and current_thread() is main_thread():
+        # Flower's own handler would end the process within a round.
+        signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
+    with view, open_folder(config, path) as folder:
+        show(folder, view, run(config, grid, folder, view, stop))
     print(path.resolve())
 
 
@@ -76,11 +74,11 @@ def _check_resumed(config: Config) -> None:
     """
     if config.resume is None:
         return
-    saved = from_yaml(saved_yaml(config.resume))
-    if config_hash(replace(saved, rounds=config.rounds)) != config_hash(config):
+    key = first_difference(saved(config.resume), config)
+    if key is not None:
         raise ConfigError(
             f"resume={config.resume} must come with the overrides of the earlier run, which the workers get; "
-            f"{config.resume}/config.yaml says otherwise"
+            f"{key} differs from {config.resume}/config.yaml"
         )
 
 
@@ -96,29 +94,45 @@ def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> 
 
 
 def open_folder(config: Config, path: Path) -> RunFolder:
-    """Create the run folder, or open that of the resumed run.
+    """Create the run folder, or open that of the resumed run; it is locked until it is closed.
 
     Raises
     ------
     ConfigError
         If the run to resume has finished more rounds than requested.
+    RunFolderError, CheckpointError
+        If the folder is in use, or one of its files is damaged.
     """
     if config.resume is None:
         return RunFolder.create(path, to_yaml(config))
-    reached = checkpoint.load(path / "checkpoint").round
-    if config.rounds < reached:
-        raise ConfigError(f"rounds must be at least {reached}, which {path} has reached; got {config.rounds}")
-    return RunFolder.resume(path, reached, to_yaml(replace(config, resume=None, run_dir=str(path))))
+    with ExitStack() as unless_opened:
+        folder = unless_opened.enter_context(RunFolder.resume(path))
+        reached = _reached(folder)
+        if config.rounds < reached:
+            raise ConfigError(f"rounds must be at least {reached}, which {path} has reached; got {config.rounds}")
+        folder.rewind(reached, to_yaml(replace(config, resume=None, run_dir=str(path))))
+        unless_opened.pop_all()
+    return folder
+
+
+def _reached(folder: RunFolder) -> int:
+    """Return the round to continue after; 0 if the run ended before its first checkpoint was due."""
+    saved = folder.path / "checkpoint"
+    if folder.finished or not folder.config.get("checkpoint_every") or checkpoint.exists(saved):
+        return checkpoint.load(saved).round
+    print(f"{folder.path} has no checkpoint yet: the run starts again", file=sys.stderr)
+    return 0
 
 
 def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Event | None = None) -> dict[str, Any]:
     """Train as configured, write the run folder, return the summary; ``stop`` ends it early, the folder in order."""
-    with view.stage("Loading data and model"):
+    stop = stop or Event()
+    with view.stage("Loading data and model"), signals.interruptible():
         task = load_task(config, config.task.root)
         model = build_model(config)
     arrays = ArrayRecord(model.state_dict())
     held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
-    evaluation = Evaluation(config, model, task.test, held_out_split)
+    evaluation = Evaluation(config, model, task.test, held_out_split, stop)
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
     last: dict[str, Any] = {}
 
@@ -132,13 +146,16 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
 
     def partition(roster: Roster) -> Partition:
         waiting.close()
-        return make_partition(config, task, folder.path, view, roster)
+        with signals.interruptible():
+            return make_partition(config, task, folder.path, view, roster)
 
     saver = _saver(config, folder)
-    options = Options(on_round=[report, saver], partition=partition, stop=stop or Event())
+    options = Options(on_round=[report, saver], partition=partition, stop=stop)
     options["held_out_loss"] = evaluation.held_out_loss
-    if config.resume is not None:
-        options["state"] = checkpoint.load(folder.path / "checkpoint")
+    if config.resume is not None and checkpoint.exists(folder.path / "checkpoint"):
+        options["state"] = state = checkpoint.load(folder.path / "checkpoint")
+        if state.round == config.rounds or state.round % config.eval_every == 0:
+            _evaluate_last(folder, evaluation, state, arrays)
     wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
     view.start(config.rounds, config.workers)
@@ -156,11 +173,11 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
                 train_config=ConfigRecord({**train_config}),
                 evaluate_fn=evaluation,
             )
-        summary = _summary(config, last or _last_record(folder, strategy, evaluation), strategy.state)
+        summary = _summary(config, last or RunFolder.open(folder.path).metrics[-1], strategy.state)
         summary["whole_rounds"] = sorted(strategy.session.processor.whole_rounds)
         summary |= _thin_rounds(RunFolder.open(folder.path))
         folder.write_summary(summary)
-    except (RunStoppedError, AllWorkersFailedError, RosterError):
+    except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
         saver.stopped()
         raise
     finally:
@@ -176,7 +193,7 @@ def _first_wait(config: Config, grid: Grid) -> str:
 
 def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
     """Draw the run's figures and show its result."""
-    with view.stage("Drawing figures"):
+    with view.stage("Drawing figures"), signals.interruptible():
         figures.write(RunFolder.open(folder.path))
     view.finish(summary)
 
@@ -192,14 +209,10 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
     )
 
 
-def _last_record(folder: RunFolder, strategy: FlowerStrategy, evaluation: Evaluation) -> dict[str, Any]:
-    """Return the record of the round that a resumed run with nothing left to do had reached, evaluated."""
-    record = folder.metrics[-1]
-    if "worker_accuracy" in record:
-        return record
-    return folder.amend_last(
-        evaluate_models(evaluation, strategy.state.round, strategy.state, strategy.session.layout)[1]
-    )
+def _evaluate_last(folder: RunFolder, evaluation: Evaluation, state: ServerState, arrays: ArrayRecord) -> None:
+    """Evaluate the round that a resumed run continues after, if it was stopped before that or now ends there."""
+    if "worker_accuracy" not in folder.metrics[-1]:
+        folder.amend_last(evaluate_models(evaluation, state.round, state, ArrayLayout(arrays))[1])
 
 
 def _thin_rounds(folder: RunFolder) -> dict[str, int]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from conf.errors import ConfigError
-from conf.loading import compose, recompose, saved_yaml, to_yaml
-from conf.overrides import expand
+from conf.loading import compose, recompose, saved, to_yaml
+from conf.overrides import expand, resumed
 from conf.preflight import preflight
 from conf.reference import explain
 from conf.schema import Config
@@ -87,10 +87,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compose(overrides: Sequence[str]) -> Config:
-    config = compose(overrides)
-    if config.resume is None:
-        return config
-    return recompose(saved_yaml(config.resume), [*overrides, "run_dir=null"])
+    folder = resumed(overrides)
+    # The saved run_dir names the folder as it was when the run began; it may have been moved.
+    return compose(overrides) if folder is None else recompose(saved(folder), ["run_dir=null", *overrides])
 
 
 def _with_run_dirs(configs: Sequence[Config], now: datetime, multirun: bool) -> list[Config]:

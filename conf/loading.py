@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -67,22 +67,21 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     return _validated(node, choices)
 
 
-def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
+def recompose(config: Config, overrides: Sequence[str] = ()) -> Config:
     """Return a saved configuration with overrides applied, to resume a run.
 
     Parameters
     ----------
-    text : str
-        The YAML that :func:`to_yaml` wrote for the earlier run.
+    config : Config
+        The configuration of the earlier run, as :func:`saved` returns it.
     overrides : sequence of str
         As for :func:`compose`. Group choices and the keys that the saved state depends on cannot be changed.
 
     Raises
     ------
     ConfigError
-        As for :func:`compose`, or if the text is not a valid configuration.
+        As for :func:`compose`, or if a key must not change.
     """
-    config = from_yaml(text)
     saved = {group: getattr(config, group).name for group in CHOICES}
     for group, choice in choices_of(overrides, saved).items():
         if choice != saved[group]:
@@ -101,21 +100,24 @@ def recompose(text: str, overrides: Sequence[str] = ()) -> Config:
     return changed
 
 
-def saved_yaml(folder: str) -> str:
-    """Return the configuration saved in a run folder, as YAML.
+def saved(folder: str) -> Config:
+    """Return the configuration saved in a run folder.
 
     Raises
     ------
     ConfigError
-        If the folder has no readable ``config.yaml``.
+        With one line that names the file, if the folder has no readable and valid ``config.yaml``.
     """
     path = Path(folder) / "config.yaml"
     try:
-        return plain_yaml.read(path)
-    except OSError as error:
+        return from_yaml(plain_yaml.read(path))
+    except FileNotFoundError as error:
         raise ConfigError(f"resume: no such file or directory: {path}") from error
-    except (UnicodeDecodeError, YAMLError) as error:
+    except YAMLError as error:
         raise ConfigError(f"resume: {path} is not a valid run configuration: {_first_line(error)}") from error
+    except (OSError, ValueError) as error:  # ConfigError is a ValueError, and so is a name that no file can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"resume: {path}: {reason}") from error
 
 
 def to_yaml(config: Config) -> str:
@@ -158,6 +160,22 @@ def config_hash(config: Config) -> str:
     values = {name: value for name, value in asdict(config).items() if name not in _NOT_HASHED}
     del values["task"]["root"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def first_difference(config: Config, other: Config) -> str | None:
+    """Return the first key that affects the result and differs, but for ``rounds``; None if there is none."""
+    ignored = (*_NOT_HASHED, "rounds", "task.root")
+    before, now = (dict(_leaves(asdict(each))) for each in (config, other))
+    names = (name for name in before | now if not any(name == key or name.startswith(f"{key}.") for key in ignored))
+    return next((name for name in names if before.get(name) != now.get(name)), None)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _check_fixed(saved: Config, config: Config) -> None:

@@ -63,6 +63,23 @@ def choices_of(overrides: Sequence[str], base: Mapping[str, str] | None = None) 
     return {**(_default_choices() if base is None else base), **chosen}
 
 
+def resumed(overrides: Sequence[str]) -> str | None:
+    """Return the folder that ``resume=...`` names; None without it.
+
+    Raises
+    ------
+    ConfigError
+        For a malformed override or several values.
+    """
+    folder = None
+    for override in map(_parse, overrides):
+        if override.key_or_group == "resume":
+            if override.is_sweep_override():
+                raise ConfigError(_multiple_values(override))
+            folder = override.value()
+    return None if folder is None else str(folder)
+
+
 def check(overrides: Sequence[str], choices: Mapping[str, str]) -> None:
     """Check that each override sets a known key of these group choices to a single value.
 

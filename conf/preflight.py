@@ -34,9 +34,13 @@ def _check_paths(config: Config) -> None:
     for name, path in {**folders, **files}.items():
         if path is None:
             continue
-        if not Path(path).exists():
+        try:
+            exists, is_folder = Path(path).exists(), Path(path).is_dir()
+        except OSError as error:  # such as a name that is too long
+            raise ConfigError(f"{name}: {error.strerror}: {path}") from error
+        if not exists:
             raise ConfigError(f"{name}: no such file or directory: {path}")
-        if Path(path).is_dir() != (name in folders):
+        if is_folder != (name in folders):
             raise ConfigError(f"{name} must be a {'folder' if name in folders else 'file'}; got {path}")
 
 

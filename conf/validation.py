@@ -19,6 +19,8 @@ def validate(config: Config) -> None:
         With one line that names the first invalid key, its value and the allowed values.
     """
     for name, declared, value in _leaves(config):
+        if isinstance(value, str) and "\0" in value:
+            raise ConfigError(f"{name} must not contain a NUL character; got {value!r}")
         _check_value(name, declared, value)
     if config.resume is not None and config.run_dir not in (None, config.resume):
         raise ConfigError(

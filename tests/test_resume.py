@@ -90,8 +90,7 @@ def test_stopped_within_a_round(strategy: str, messages: int, tmp_path: Path) ->
     config, stop = compose([*overrides, f"run_dir={tmp_path / 'broken'}"]), Event()
     grid = StoppingGrid(client_app.make_app(config), config.workers)
     grid.stop, grid.left = stop, messages
-    folder = server_app.open_folder(config, tmp_path / "broken")
-    with pytest.raises(RunStoppedError):
+    with server_app.open_folder(config, tmp_path / "broken") as folder, pytest.raises(RunStoppedError):
         server_app.run(config, grid, folder, progress.make("none"), stop)
     reached = rounds_of(folder.path)
     assert 0 < reached < 8

@@ -1,6 +1,8 @@
 """The command a user types: exit statuses, one-line errors, the run folder."""
 
+import errno
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -19,6 +21,8 @@ from app.checks import check
 from app.evaluation import Evaluation
 from app.task import build_model
 from conf import Config, ConfigError, cli, compose, config_hash, from_yaml
+from echelon.reports.lock import Lock
+from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from partitioners import storage
 from tasks import load
@@ -235,7 +239,8 @@ def test_an_interrupted_run_can_go_on(number: signal.Signals, tmp_path: Path) ->
     wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 2)
     process.send_signal(number)
     said, complained = process.communicate(timeout=60)
-    assert process.returncode == 130, complained
+    assert process.returncode == 128 + number
+    assert complained == "stopping ...\n"
     assert said.splitlines() == [f"interrupted; to continue: python run_sim.py resume={folder}", str(folder)]
     reached = len([json.loads(line) for line in metrics.read_text().splitlines()])
     assert not family.alive()
@@ -252,4 +257,143 @@ def test_an_interrupted_run_without_a_checkpoint(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said, complained = process.communicate(timeout=60)
     assert process.returncode == 130, complained
-    assert said.splitlines()[0] == "interrupted; there is no checkpoint to continue from"
+    hint = f"to start again: python run_sim.py resume={folder}"
+    assert said.splitlines()[0] == f"interrupted; there is no checkpoint to continue from; {hint}"
+
+
+class TestResumedFromItsOwnConfiguration:
+    """A FedBuff run of one round among the default strategy's keys."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        chosen = ["workers=4", "topology=ring", "partitioner=iid", "strategy=fedbuff", "rounds=1"]
+        assert command(*QUICK, *chosen, f"run_dir={tmp_path / 'run'}") == 0
+        return tmp_path / "run"
+
+    def test_with_a_key_of_its_strategy(self, folder: Path) -> None:
+        assert command(f"resume={folder}", "rounds=2", "strategy.buffer_size=2") == 0
+        config = from_yaml((folder / "config.yaml").read_text())
+        assert (config.strategy.name, config.strategy.buffer_size) == ("fedbuff", 2)  # type: ignore[attr-defined]
+        assert summary_of(folder)["rounds"] == 2
+
+    def test_what_must_stay_is_refused_by_key(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for override, line in (
+            ("strategy=d_psgd", "strategy must stay fedbuff in a resumed run; got d_psgd"),
+            ("workers=8", "workers must stay 4 in a resumed run; got 8"),
+            ("strategy.c1=0.1", "unknown key strategy.c1 of strategy=fedbuff; it belongs to strategy=al_dsgd"),
+            ("run_dir=x", f"run_dir must not be set with resume={folder}, the folder of the resumed run; got x"),
+        ):
+            assert command(f"resume={folder}", override) == 2
+            assert capsys.readouterr().err == f"error: {line}\n"
+
+    def test_a_damaged_file_is_named(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in ("config.yaml", "metrics.jsonl", "summary.json", "checkpoint"):
+            path = next((folder / name).glob("*")) if name == "checkpoint" else folder / name
+            whole = path.read_bytes()
+            path.write_bytes(b"\xff{\n")
+            assert command(f"resume={folder}") == 2
+            said = capsys.readouterr().err.splitlines()
+            assert said[-1].startswith(f"error: {'resume: ' if path.parent != folder or name == 'config.yaml' else ''}")
+            assert name in said[-1]
+            path.write_bytes(whole)
+        assert command(f"resume={folder}") == 0
+
+
+class TestKilledBeforeItsFirstCheckpoint:
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """The folder of a run of two rounds whose first checkpoint was due after them."""
+        folder = tmp_path / "run"
+        assert command(*QUICK, "checkpoint_every=5", f"run_dir={folder}") == 0
+        (folder / "summary.json").unlink()
+        for path in (folder / "checkpoint").iterdir():
+            path.unlink()
+        return folder
+
+    def test_it_is_resumed_from_the_start(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        before = (folder / "metrics.jsonl").read_text().splitlines()
+        (folder / "partition.npz").write_bytes(b"cut off")
+        capsys.readouterr()
+        assert command(f"resume={folder}") == 0
+        assert capsys.readouterr().err == f"{folder} has no checkpoint yet: the run starts again\n"
+        after = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["train_loss"] for line in after] == [json.loads(line)["train_loss"] for line in before]
+
+    def test_or_started_again_if_there_is_no_record(self, folder: Path) -> None:
+        (folder / "metrics.jsonl").write_bytes(b"")
+        assert command(*QUICK, f"run_dir={folder}") == 0
+        assert summary_of(folder)["rounds"] == 2
+
+    def test_records_that_no_checkpoint_will_ever_reach_are_kept(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        config = folder / "config.yaml"
+        config.write_text(config.read_text().replace("checkpoint_every: 5", "checkpoint_every: 0"))
+        assert command(f"resume={folder}") == 2
+        assert "run with checkpoint_every above 0" in capsys.readouterr().err
+        assert (folder / "metrics.jsonl").read_text().count("\n") == 2
+
+
+class TestOneLine:
+    """Faults of the disk end a run in one line, and the last good checkpoint stays."""
+
+    def test_a_folder_in_use(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = tmp_path / "run"
+        assert command(*QUICK, f"run_dir={folder}") == 0
+        before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+        held = Lock(folder)
+        capsys.readouterr()
+        for arguments in ([f"resume={folder}", "rounds=3"], [*QUICK, f"run_dir={folder}"]):
+            assert command(*arguments) == 2
+            reason = f"in use by process {os.getpid()}; wait for its end, or stop it"
+            assert capsys.readouterr().err == f"error: {folder}: {reason}\n"
+        held.release()
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+    def test_a_log_that_cannot_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        log = tmp_path / "run" / "run.log"
+        log.mkdir(parents=True)
+        assert command(*QUICK, f"run_dir={log.parent}") == 2
+        assert capsys.readouterr().err == f"error: {log}: cannot be written: Is a directory\n"
+
+    def test_names_that_no_file_can_have(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        long = tmp_path / ("x" * 300)
+        grammar = "an override must have the form key=value, with spaces and commas quoted"
+        for overrides, line in (
+            ([f"run_dir={long}"], f"{long}: cannot be written: File name too long"),
+            ([f"resume={long}"], f"resume: {long}/config.yaml: File name too long"),
+            (["fleet=trace", f"fleet.path={long}"], f"fleet.path: File name too long: {long}"),
+            (["run_dir=a\0b"], f"{grammar}; got run_dir=a\0b"),
+            (["resume=a\0b"], f"{grammar}; got resume=a\0b"),
+        ):
+            assert command(*QUICK, *overrides) == 2
+            assert capsys.readouterr().err == f"error: {line}\n"
+
+    @pytest.mark.parametrize("fault", ["full", "moved"])
+    def test_in_the_second_round(
+        self, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder, moved = tmp_path / "run", tmp_path / "moved"
+        append = RunFolder.append_metrics
+
+        def fail(self: RunFolder, record: dict[str, Any]) -> None:
+            if record["round"] == 2 and fault == "moved":
+                folder.rename(moved)
+            if record["round"] == 2 and fault == "full":
+                monkeypatch.setattr("os.fsync", full)
+            append(self, record)
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(RunFolder, "append_metrics", fail)
+        assert command(*QUICK, f"run_dir={folder}") == 1
+        reason = "No space left on device" if fault == "full" else "the folder was moved or removed"
+        first, last = capsys.readouterr().out.replace("\n(", " (").splitlines()
+        assert first == f"error: {folder}: cannot be written: {reason} (details in {folder / 'run.log'})"
+        assert last == str(folder)
+        monkeypatch.undo()
+        left = moved if fault == "moved" else folder
+        assert checkpoint.load(left / "checkpoint").round == 1
+        assert command(f"resume={left}") == 0
+        assert summary_of(left)["rounds"] == 2

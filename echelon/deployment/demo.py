@@ -6,6 +6,7 @@ temporary folder; only the run folder remains.
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,9 @@ SETTINGS = (
 
 
 def main(overrides: list[str]) -> int:
-    """Run the demonstration; return the exit status."""
+    """Run the demonstration; return the exit status: 130 or 143 if Ctrl-C or SIGTERM stopped it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -53,6 +56,14 @@ def main(overrides: list[str]) -> int:
         say("everything stopped")
     print(run_dir)
     return 0 if finished else 1
+
+
+def _stop(number: int, frame: object) -> None:
+    """End the demonstration, with its processes and its temporary folder; further signals change nothing."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    print("stopping ...", file=sys.stderr, flush=True)
+    sys.exit(128 + number)
 
 
 def _rounds(file: Path, following: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:

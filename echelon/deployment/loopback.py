@@ -1,19 +1,19 @@
 """A SuperLink and SuperNodes on this machine, each in its own process, with TLS, registered keys and a database.
 
-Uses the commands of ``docs/deployment.md`` in a separate folder, on free ports. Processes are stopped by process id.
+Uses the commands of ``docs/deployment.md`` in a separate folder, on free ports. Processes are stopped by process id;
+they end with the process that holds the deployment, even if that is killed (:mod:`echelon.deployment.reaper`).
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from echelon.deployment import reaper
 from echelon.deployment.credentials import make_certificates, make_node_key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ class Loopback:
             "OMP_NUM_THREADS": "1",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._groups: list[int] = []
+        self._reaper: subprocess.Popen[str] | None = None
         home = self.folder / "home-cli"
         home.mkdir(exist_ok=True)
         lines = [f"[superlink.{CONNECTION}]", f'address = "{HOST}:{self.port}"']
@@ -128,17 +128,17 @@ class Loopback:
         running = list(reversed(self._processes.values()))
         for process in running:
             process.terminate()
+        end = time.monotonic() + _STOP_SECONDS
         for process in running:
             try:
-                process.wait(_STOP_SECONDS)
+                process.wait(max(end - time.monotonic(), 0.0))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
         self._processes.clear()
-        for group in self._groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
-        self._groups.clear()
+        if self._reaper is not None:
+            self._reaper.communicate()
+            self._reaper = None
 
     def _flwr(self, log: str, *arguments: object) -> subprocess.Popen[bytes]:
         return self._start(f"{log}-{len(self._processes)}", "flwr", *arguments, log=log, home="cli")
@@ -146,6 +146,9 @@ class Loopback:
     def _start(
         self, name: str, program: str, *arguments: object, log: str = "", home: str = "", **variables: str
     ) -> subprocess.Popen[bytes]:
+        if self._reaper is None:
+            command = [sys.executable, "-I", "-S", reaper.__file__]
+            self._reaper = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
         environment = {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home or name}"), **variables}
         command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
         with (self.logs / f"{log or name}.log").open("ab") as output:
@@ -160,7 +163,8 @@ class Loopback:
                 umask=0o077,  # the database holds models and tokens
             )
         self._processes[name] = process
-        self._groups.append(process.pid)
+        assert self._reaper.stdin is not None
+        print(process.pid, file=self._reaper.stdin, flush=True)
         return process
 
     def _wait_for_port(self) -> None:

@@ -14,6 +14,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from echelon.persistent import signals
+
 _RUN_ID = 1
 
 
@@ -110,7 +112,8 @@ class InlineGrid(Grid):
 
     def _reply(self, message: Message, context: Context) -> Message:
         try:
-            return self._client_app(message, context)
+            with signals.interruptible():  # training may take longer than a process that is told to stop has
+                return self._client_app(message, context)
         except Exception as error:  # as in Flower's engines, a client error becomes an error reply
             reason = f"{type(error).__name__}: {error}"
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

@@ -1,11 +1,20 @@
 """Flower's simulation engine, which runs the workers in Ray processes."""
 
 import os
+from concurrent.futures import Future, wait
+from threading import Event, Thread
+from typing import Any
 
+from flwr.app import Context
 from flwr.clientapp import ClientApp
-from flwr.serverapp import ServerApp
+from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 
+from echelon.persistent import signals
+from echelon.server.exchange import RunStoppedError
+
+_POLL_SECONDS = 0.1
+_ENGINE_STOP_SECONDS = 3.0
 _FLOWER_ERROR = "An error was encountered. Ending simulation."
 
 
@@ -14,9 +23,18 @@ class SimulationError(RuntimeError):
 
 
 def run(
-    server_app: ServerApp, client_app: ClientApp, num_workers: int, *, num_cpus: float = 1.0, num_gpus: float = 0.0
+    server_app: ServerApp,
+    client_app: ClientApp,
+    num_workers: int,
+    *,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+    stop: Event | None = None,
 ) -> None:
-    """Run two apps on simulated nodes until the ServerApp ends.
+    """Run two apps on simulated nodes until the ServerApp ends; call it in the main thread.
+
+    Flower and Ray run in another thread, so that this one answers signals at any time, also while Ray starts. The
+    handlers are set again all the time: Ray's core aborts the process on SIGTERM.
 
     Parameters
     ----------
@@ -26,30 +44,59 @@ def run(
         Number of simulated nodes.
     num_cpus, num_gpus : float
         Resources per worker process; Ray starts as many processes as fit on the machine.
+    stop : threading.Event, optional
+        The event that ends the ServerApp. Flower would go on until Ray has started and its workers have finished.
 
     Raises
     ------
     SimulationError
         If Ray does not start or fails.
+    RunStoppedError
+        If ``stop`` is set and the ServerApp has ended, but not the engine: the caller ends the process.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    backend: dict[str, Any] = {
+        "init_args": {"logging_level": "error", "log_to_driver": False},
+        # Flower passes these to Ray's actors. Without restarts a dead process would remain in the pool and fail every
+        # message assigned to it.
+        "client_resources": {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1},
+    }
+    ended = Event()
+    simulation: Future[None] = Future()
+
+    def simulate() -> None:
+        try:
+            run_simulation(_announcing(server_app, ended), client_app, num_workers, backend_config=backend)
+            simulation.set_result(None)
+        except BaseException as error:
+            simulation.set_exception(error)
+
+    Thread(target=simulate, daemon=True).start()
+    while not wait([simulation], _POLL_SECONDS).done:
+        signals.reinstall()
+        if stop is not None and stop.is_set() and ended.is_set() and not wait([simulation], _ENGINE_STOP_SECONDS).done:
+            raise RunStoppedError("the run was stopped")
     try:
-        run_simulation(
-            server_app,
-            client_app,
-            num_workers,
-            backend_config={
-                "init_args": {"logging_level": "error", "log_to_driver": False},
-                # Flower passes these to Ray's actors. Without restarts a dead process would remain in the pool and fail
-                # every message assigned to it.
-                "client_resources": {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1},
-            },
-        )
+        simulation.result()
     except RuntimeError as error:
         if error.__cause__ is None or str(error) != _FLOWER_ERROR:
             raise
         share = f"engine.num_cpus={num_cpus:g} and engine.num_gpus={num_gpus:g}"
         raise SimulationError(f"Ray could not run the workers with {share}: {_reason(error)}") from error
+
+
+def _announcing(server_app: ServerApp, ended: Event) -> ServerApp:
+    """Return a ServerApp that sets an event when it has ended."""
+    announcing = ServerApp()
+
+    @announcing.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            server_app(grid, context)
+        finally:
+            ended.set()
+
+    return announcing
 
 
 def _reason(error: BaseException) -> str:

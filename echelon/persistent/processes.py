@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +37,30 @@ def end(pid: int, born: str) -> None:
     if birth(pid) == born:
         with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
+
+
+def end_descendants() -> None:
+    """Kill the processes that this one has started, and those that they have started, and so on."""
+    children: dict[int, list[int]] = {}
+    for pid, parent in _parents():
+        children.setdefault(parent, []).append(pid)
+    found = [os.getpid()]
+    for pid in found:
+        found += children.get(pid, [])
+    for pid in found[1:]:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Yield every process with its parent."""
+    if not _PROC.exists():
+        table = subprocess.run(["ps", "-axo", "pid=,ppid="], capture_output=True, text=True, check=False).stdout
+        yield from ((int(pid), int(parent)) for pid, parent in map(str.split, table.splitlines()))
+        return
+    for file in _PROC.parents[1].glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has exited meanwhile
+            yield int(file.parent.name), int(file.read_text().rpartition(")")[2].split()[1])
 
 
 def end_with(pid: int, born: str | None, last: Callable[[], None] = lambda: None) -> None:

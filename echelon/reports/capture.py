@@ -32,7 +32,8 @@ def to_log(path: str | Path) -> Iterator[Console]:
         The only access to the terminal within the context; unusable afterwards.
     """
     with ExitStack() as stack:
-        log = stack.enter_context(Path(path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace"))
+        log = Path(path).open("a", buffering=1, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        stack.callback(_close, log)
         terminal = _terminal(stack)
         for descriptor in (1, 2):
             stack.enter_context(_descriptor_to(log, descriptor))
@@ -55,9 +56,9 @@ def _terminal(stack: ExitStack) -> TextIO:
     return terminal
 
 
-def _close(terminal: TextIO) -> None:
-    with suppress(BrokenPipeError):  # the reader of a pipe, such as head, has exited
-        terminal.close()
+def _close(stream: TextIO) -> None:
+    with suppress(OSError):  # the reader of a pipe, such as head, has exited, or the disk is full
+        stream.close()
 
 
 @contextmanager
@@ -69,8 +70,9 @@ def _descriptor_to(log: TextIO, descriptor: int) -> Iterator[None]:
     try:
         yield
     finally:
-        stream.flush()
-        log.flush()
+        with suppress(OSError):  # a log on a full disk must not hide how the run ended
+            stream.flush()
+            log.flush()
         os.dup2(saved, descriptor)
         os.close(saved)
 

@@ -3,9 +3,11 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +18,7 @@ from yaml import YAMLError
 from echelon.core import memory, plain_yaml
 from echelon.core.printable import printable
 from echelon.reports import environment, records
+from echelon.reports.lock import Lock, LockedError
 
 Record = dict[str, Any]
 # Required by all views; every other field is optional.
@@ -30,7 +33,8 @@ class RunFolderError(ValueError):
 class RunFolder:
     """One run's folder: ``config.yaml, environment.json, metrics.jsonl, summary.json, run.log, figures/, checkpoint/``.
 
-    Use `create` for a new run, `resume` to continue a run, or `open` to read one.
+    Use `create` for a new run, `resume` and `rewind` to continue a run, or `open` to read one. A folder that is created
+    or resumed is locked against other processes until `close`, or the end of a ``with`` block; reading needs no lock.
 
     Attributes
     ----------
@@ -41,6 +45,20 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics_file = path / "metrics.jsonl"
+        self._lock: Lock | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock on the folder."""
+        if self._lock is not None:
+            self._lock.release()
 
     @classmethod
     def create(cls, path: str | Path, config_yaml: str) -> Self:
@@ -49,54 +67,76 @@ class RunFolder:
         Parameters
         ----------
         path : str or Path
-            Folder, created with its parents. It may exist but must not contain a run.
+            Folder, created with its parents. It may exist but must not contain a run with records.
         config_yaml : str
             The final configuration as YAML.
 
         Raises
         ------
         RunFolderError
-            If the folder already contains a run or cannot be written.
+            If the folder already contains a run, is in use, or cannot be written.
         """
         folder = cls(Path(path))
-        if folder._metrics_file.exists():
-            raise RunFolderError(f"{path}: already contains a run; choose another run_dir or resume it")
-        try:
+        with folder._writing():
             folder.path.mkdir(parents=True, exist_ok=True)
-            (folder.path / "config.yaml").write_text(config_yaml, encoding="utf-8")
-            folder._write_json("environment.json", environment.describe())
-            folder._metrics_file.touch()
-        except OSError as error:
-            raise RunFolderError(f"{path}: cannot be written: {error.strerror}") from error
+        folder._take_lock()
+        try:
+            folder._fill(config_yaml)
+        except BaseException:
+            folder.close()
+            raise
         return folder
 
     @classmethod
-    def resume(cls, path: str | Path, after_round: int, config_yaml: str) -> Self:
-        """Open a run folder to continue after a round; later records and the summary are removed.
+    def resume(cls, path: str | Path) -> Self:
+        """Open and lock the folder of an interrupted or finished run, to continue it after `rewind`.
+
+        Raises
+        ------
+        RunFolderError
+            As `open`, or if another process uses the folder.
+        """
+        folder = cls.open(path)
+        folder._take_lock()
+        return folder
+
+    def _fill(self, config_yaml: str) -> None:
+        with self._writing():
+            has_records = self._metrics_file.exists() and self._metrics_file.stat().st_size
+            if has_records or (self.path / "summary.json").exists():
+                raise RunFolderError(f"{self.path}: already contains a run; choose another run_dir or resume it")
+            self._metrics_file.touch()
+        self._write_json("environment.json", environment.describe())
+        self._replace("config.yaml", config_yaml)  # last: a folder with it is complete
+
+    def rewind(self, after_round: int, config_yaml: str) -> None:
+        """Remove the records after a round, and the summary.
 
         Parameters
         ----------
-        path : str or Path
-            Folder of an interrupted or finished run.
         after_round : int
-            Round of the checkpoint to continue from; 0 starts over.
+            Round of the checkpoint to continue from; 0 starts over, with a new partition.
         config_yaml : str
             Configuration of the continued run.
 
         Raises
         ------
         RunFolderError
-            As `open`, or if the records do not reach that round.
+            If the records do not reach that round, or the folder cannot be written.
         """
-        folder = cls.open(path)
-        kept = [record for record in folder.metrics if record["round"] <= after_round]
+        records = RunFolder(self.path).metrics
+        kept = [record for record in records if record["round"] <= after_round]
         if after_round and (not kept or kept[-1]["round"] != after_round):
-            raise RunFolderError(f"{path}: metrics.jsonl does not reach round {after_round} of the checkpoint")
-        # Remove the summary first: it marks the run as finished under the previous configuration.
-        (folder.path / "summary.json").unlink(missing_ok=True)
-        folder._replace("config.yaml", config_yaml)
-        folder._write_metrics(kept)
-        return cls(folder.path)
+            raise RunFolderError(f"{self.path}: metrics.jsonl does not reach round {after_round} of the checkpoint")
+        with self._writing():
+            # Remove the summary first: it marks the run as finished under the previous configuration.
+            (self.path / "summary.json").unlink(missing_ok=True)
+            if after_round == 0:
+                (self.path / "partition.npz").unlink(missing_ok=True)
+        self._replace("config.yaml", config_yaml)
+        self._write_metrics(kept)
+        for name in ("config", "metrics", "summary"):
+            self.__dict__.pop(name, None)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -109,7 +149,11 @@ class RunFolder:
             ``metrics.jsonl`` is ignored.
         """
         folder = cls(Path(path))
-        if not folder.path.is_dir():
+        try:
+            is_folder = folder.path.is_dir()
+        except OSError as error:  # such as a name that is too long
+            raise RunFolderError(f"{path}: {error.strerror}") from error
+        if not is_folder:
             raise RunFolderError(f"{path}: no such folder")
         if not any(folder.path.iterdir()):
             raise RunFolderError(f"{path}: empty folder, not a run")
@@ -126,9 +170,14 @@ class RunFolder:
         ----------
         record : mapping
             Plain values, lists, numpy scalars and arrays, and mappings of them.
+
+        Raises
+        ------
+        RunFolderError
+            If the file cannot be written, because the disk is full or the folder was moved.
         """
         # A single write, so that readers and kills see only whole lines.
-        with self._metrics_file.open("a", encoding="utf-8") as file:
+        with self._writing(), self._metrics_file.open("a", encoding="utf-8") as file:
             file.write(_line(record))
 
     def amend_last(self, fields: Mapping[str, Any]) -> Record:
@@ -140,7 +189,7 @@ class RunFolder:
 
     def sync_metrics(self) -> None:
         """Flush all records to disk, because a checkpoint newer than the records cannot be resumed."""
-        with self._metrics_file.open("rb") as file:
+        with self._writing(), self._metrics_file.open("rb") as file:
             os.fsync(file.fileno())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -223,11 +272,33 @@ class RunFolder:
     def _replace(self, name: str, text: str) -> None:
         """Replace a file atomically, safe against kills and power failures."""
         temporary = (self.path / name).with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path / name)
+        with self._writing():
+            try:
+                with temporary.open("w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(self.path / name)
+            except OSError:
+                temporary.unlink(missing_ok=True)  # the disk may be full
+                raise
+
+    def _take_lock(self) -> None:
+        with self._writing():
+            try:
+                self._lock = Lock(self.path)
+            except LockedError as error:
+                raise RunFolderError(f"{self.path}: {error}; wait for its end, or stop it") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn an error of the operating system into one that names the folder."""
+        try:
+            yield
+        except OSError as error:
+            moved = self._lock is not None and not self.path.is_dir()
+            reason = "the folder was moved or removed" if moved else error.strerror
+            raise RunFolderError(f"{self.path}: cannot be written: {reason}") from error
 
     def _read_json(self, name: str, check: Callable[[Record], object] = lambda value: None) -> Record | None:
         file = self.path / name

@@ -1,13 +1,15 @@
 """Checkpoints: the server's state on disk, written atomically and checked by hash when read.
 
 A checkpoint is one ``.npz`` file without pickled objects, ``round-<number>-<hash>.npz``; the name carries the start of
-the content's SHA-256, so that a single rename makes it valid.
+the content's SHA-256, so that a single rename makes it valid. Its member ``format`` numbers what the members mean.
 """
 
 import hashlib
 import io
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import fields
@@ -18,23 +20,43 @@ from typing import Any
 import numpy as np
 from flwr.supercore import log
 
+from echelon.core import npz
 from echelon.server.state import ServerState
 
 _NAME = re.compile(r"round-(\d{8})-([0-9a-f]{16})\.npz")
 _EXTRA = "extras."
 
+# Files without the member are of format 1, which has no `exact` and `optimizer`: its rows held all buffers.
+FORMAT = 2
+
+_UNREADABLE = (KeyError, TypeError, ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+# Type and further axes of every array whose first axis is the workers.
+_BY_RANK = {
+    "rows": ("float32", 1),
+    "exact": ("uint8", 1),
+    "optimizer": ("float32", 1),
+    "momentum": ("float32", 1),
+    "cursors": ("int64", 1),
+    "left_in_batch": ("int64", 0),
+    "seconds_per_minibatch": ("float64", 0),
+    "mean_samples": ("float64", 0),
+    "rounds_seen": ("int64", 0),
+    "losses": ("float64", 0),
+}
+_NUMBERS = {"round": "iu", "virtual_seconds": "iuf", "wall_seconds": "iuf", "samples": "iu"}
+
 
 class CheckpointError(ValueError):
-    """There is no checkpoint that can be read."""
+    """There is no checkpoint that can be read; the message is one line that names the folder or the file."""
 
 
 def save(state: ServerState, folder: Path, keep: int = 3) -> Path:
     """Write a checkpoint of a state and remove all but the newest ``keep``.
 
     The file appears under its name only when its content is on the disk (temporary file, fsync, rename, fsync of the
-    folder): a kill at any moment leaves the earlier checkpoints as they were.
+    folder): a kill or a full disk at any moment leaves the earlier checkpoints as they were.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)  # without parents: the run's folder may have been moved away
     buffer = io.BytesIO()
     np.savez(buffer, **_arrays(state))
     content = buffer.getbuffer()
@@ -42,11 +64,15 @@ def save(state: ServerState, folder: Path, keep: int = 3) -> Path:
     for stale in folder.glob("round-*.tmp"):  # of saves that were killed
         stale.unlink()
     temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # the disk may be full
+        raise
     _sync(folder)
     for old in sorted(set(_checkpoints(folder)) - {path}, reverse=True)[keep - 1 :]:
         old.unlink()
@@ -59,14 +85,19 @@ def load(folder: Path) -> ServerState:
     Raises
     ------
     CheckpointError
-        If there is none.
+        If there is none, all are damaged, or the newest whole one is not a checkpoint that this version reads.
     """
-    for path in reversed(_checkpoints(folder)):
-        content = path.read_bytes()
+    paths = _checkpoints(folder)
+    for path in reversed(paths):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"resume: {path}: {error.strerror}") from error
         if path.name.split("-")[-1] == f"{hashlib.sha256(content).hexdigest()[:16]}.npz":
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                return _state(dict(arrays))
+            return _read(path, content)
         log(WARNING, "%s is damaged and is skipped", path)
+    if paths:
+        raise CheckpointError(f"resume: every checkpoint in {folder} is damaged; the newest is {paths[-1].name}")
     raise CheckpointError(f"resume: no checkpoint in {folder}; run with checkpoint_every above 0 to write some")
 
 
@@ -128,7 +159,12 @@ class Saver:
 
     def _save(self, state: ServerState) -> None:
         self.before()
-        save(state, self.folder, self.keep)
+        try:
+            save(state, self.folder, self.keep)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.folder}: the checkpoint of round {state.round} cannot be written: {error.strerror}"
+            ) from error
 
 
 def _checkpoints(folder: Path) -> list[Path]:
@@ -139,7 +175,42 @@ def _arrays(state: ServerState) -> dict[str, Any]:
     arrays = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "extras"}
     if arrays["momentum"] is None:
         del arrays["momentum"]
-    return arrays | {_EXTRA + name: value for name, value in state.extras.items()}
+    return {"format": FORMAT} | arrays | {_EXTRA + name: value for name, value in state.extras.items()}
+
+
+def _read(path: Path, content: bytes) -> ServerState:
+    """Return the state in a file whose content matches its hash; a forged or foreign one may still not be a state."""
+    try:
+        arrays: dict[str, Any] = npz.read(io.BytesIO(content))
+        if (version := int(arrays.pop("format", 1))) > FORMAT:
+            raise CheckpointError(f"resume: {path} has format {version}; this version of Echelon reads up to {FORMAT}")
+        if version == 1 and "rows" in arrays:
+            workers = len(arrays["rows"])
+            arrays |= {"exact": np.empty((workers, 0), np.uint8), "optimizer": np.empty((workers, 0), np.float32)}
+        _check(arrays)
+        return _state(arrays)
+    except CheckpointError:
+        raise
+    except _UNREADABLE as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"resume: {path} is not a checkpoint: {reason}") from error
+
+
+def _check(arrays: dict[str, Any]) -> None:
+    """Raise a ValueError that names a member that is missing, of a wrong type or of a wrong shape."""
+    missing = [name for name in (*_BY_RANK, *_NUMBERS) if name not in arrays and name != "momentum"]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    for name, value in arrays.items():
+        if name in _NUMBERS:
+            if value.shape != () or value.dtype.kind not in _NUMBERS[name]:
+                raise ValueError(f"{name} must be a number; got {value.dtype} of shape {value.shape}")
+        elif name in _BY_RANK:
+            (dtype, axes), workers = _BY_RANK[name], arrays["rows"].shape[:1]
+            if value.shape[:1] != workers or value.ndim != 1 + axes or value.dtype != dtype:
+                raise ValueError(f"{name} must hold {dtype} of every worker; got {value.dtype} of shape {value.shape}")
+        elif not name.startswith(_EXTRA):
+            raise ValueError(f"unknown member {name}")
 
 
 def _state(arrays: dict[str, Any]) -> ServerState:

@@ -26,6 +26,7 @@ from echelon.core.mixing import Floats, Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
+from echelon.server.exchange import RunStoppedError
 from echelon.server.instructions import Round, RoundInstructions, train_message
 from echelon.server.metrics import round_record
 from echelon.server.nodes import Roster
@@ -232,11 +233,12 @@ class FlowerStrategy(Strategy, FlowerBase):
                 )
                 result.train_metrics_clientapp[server_round] = MetricRecord({"train_loss": record["train_loss"]})
                 if server_round % self.eval_every == 0 or server_round == num_rounds:
-                    record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
-                state.wall_seconds += time.monotonic() - began
-                record["wall_seconds"] = state.wall_seconds
-                for callback in self._options.get("on_round", ()):
-                    callback(record, state)
+                    try:
+                        record |= self._evaluate(server_round, result, evaluate_fn, evaluate_config, timeout)
+                    except RunStoppedError:
+                        self._report(record, began)  # the round is finished; its evaluation can be made up for
+                        raise
+                self._report(record, began)
                 if should_stop is not None and should_stop():
                     break
         self._rounds.log_outcome()
@@ -301,6 +303,13 @@ class FlowerStrategy(Strategy, FlowerBase):
         state.round = instructions.server_round
         state.virtual_seconds = record["virtual_seconds"]
         return record
+
+    def _report(self, record: dict[str, Any], began: float) -> None:
+        """Complete the record of a round that began at a time on the monotonic clock; hand it to the callbacks."""
+        self.state.wall_seconds += time.monotonic() - began
+        record["wall_seconds"] = self.state.wall_seconds
+        for callback in self._options.get("on_round", ()):
+            callback(record, self.state)
 
     def consensus(self) -> ArrayRecord:
         """Return the mean of all workers' models."""

@@ -69,7 +69,7 @@ class TestFree:
 
     def test_models(self, monkeypatch: pytest.MonkeyPatch) -> None:
         message = (
-            r"^model=vgg16 for workers=8 needs at least .*\(models .*, momentum of a round .*choose a smaller model"
+            r"^model=vgg16 for workers=8 needs at least .*\(models .*, optimisers of a round .*choose a smaller model"
         )
         self.refuses(monkeypatch, 10**9, message, "model=vgg16", "task=cifar10", "partitioner=local")
 

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-from conf import ConfigError, compose, preflight, recompose, to_yaml
+from conf import ConfigError, compose, preflight, recompose
 from conf.schema import ROOT
 
 UNKNOWN = {
@@ -87,7 +87,7 @@ REQUIRED = {
     "topology=edges": "topology.edges is required: pairs of ranks, such as [[0,1],[1,2]]",
     "partitioner=file": "partitioner.path is required: partition.npz of an earlier run",
 }
-DEFAULT = to_yaml(compose())
+DEFAULT = compose()
 
 
 def items(*tables: dict[str, str]) -> list[tuple[str, str]]:

@@ -114,7 +114,7 @@ class TestParseOverrides:
     def test_text_that_looks_like_a_number_is_kept(self, value: str) -> None:
         config = compose([f"run_dir={value}", f"task.root={value}"])
         assert (config.run_dir, config.task.root) == (value, value)
-        again = recompose(to_yaml(config), ["run_dir=null", f"task.root={value}"])
+        again = recompose(config, ["run_dir=null", f"task.root={value}"])
         assert (again.run_dir, again.task.root) == (None, value)
 
     def test_empty_string_is_the_default(self) -> None:
@@ -141,7 +141,7 @@ def test_a_hostile_saved_configuration_ends_in_one_line(text: str, tmp_path: Pat
     with pytest.raises(
         ConfigError, match=r"config\.yaml is not a valid run configuration: it must have at most 1048576"
     ):
-        conf.saved_yaml(str(tmp_path))
+        conf.saved(str(tmp_path))
 
 
 class TestHash:
@@ -166,11 +166,11 @@ class TestHash:
 
 
 class TestRecompose:
-    text = to_yaml(compose(["strategy=matcha", "topology=ring", "rounds=5", "run_dir=there"]))
+    saved = compose(["strategy=matcha", "topology=ring", "rounds=5", "run_dir=there"])
 
     def test_keeps_what_is_not_overridden(self) -> None:
-        config = recompose(self.text, ["rounds=7", "resume=there", "strategy=matcha"])
-        assert config == replace(from_yaml(self.text), rounds=7, resume="there")
+        config = recompose(self.saved, ["rounds=7", "resume=there", "strategy=matcha"])
+        assert config == replace(self.saved, rounds=7, resume="there")
 
     @pytest.mark.parametrize(
         ("override", "message"),
@@ -187,16 +187,16 @@ class TestRecompose:
     )
     def test_message(self, override: str, message: str) -> None:
         with pytest.raises(ConfigError) as caught:
-            recompose(self.text, override.split())
+            recompose(self.saved, override.split())
         assert str(caught.value) == message
 
     def test_the_held_out_samples_stay(self) -> None:
         with pytest.raises(ConfigError, match=r"^strategy.signal must stay train_loss in a resumed run; got held_out$"):
-            recompose(to_yaml(compose()), ["strategy.signal=held_out"])
-        assert recompose(to_yaml(compose()), ["strategy.signal=ema"]).strategy.signal == "ema"  # type: ignore[attr-defined]
+            recompose(compose(), ["strategy.signal=held_out"])
+        assert recompose(compose(), ["strategy.signal=ema"]).strategy.signal == "ema"  # type: ignore[attr-defined]
 
     def test_data_may_be_moved(self) -> None:
-        assert recompose(self.text, ["task.root=elsewhere"]).task.root == "elsewhere"
+        assert recompose(self.saved, ["task.root=elsewhere"]).task.root == "elsewhere"
 
 
 class TestFromYaml:
@@ -208,6 +208,10 @@ class TestFromYaml:
     def test_unknown_key(self) -> None:
         with pytest.raises(ConfigError, match=r"^config\.yaml is not a valid run configuration: .*colour"):
             from_yaml(to_yaml(compose()) + "colour: red\n")
+
+    def test_a_name_with_a_nul_character(self) -> None:
+        with pytest.raises(ConfigError, match=r"^run_dir must not contain a NUL character; got 'a\\x00b'$"):
+            from_yaml(to_yaml(compose()).replace("run_dir: null", 'run_dir: "a\\0b"'))
 
     def test_value_out_of_range(self) -> None:
         with pytest.raises(ConfigError, match=r"^rounds must be at least 1; got 0$"):

@@ -1,15 +1,18 @@
 """Flower's simulation engine: equivalence to the in-process engine, and failures."""
 
 import json
+import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from echelon.server import checkpoint
 from tests.processes import Family, wait_for
 from tests.repository import ROOT
 
@@ -116,16 +119,33 @@ def test_an_engine_that_cannot_start_ends_in_one_line(tmp_path: Path, family: Fa
     assert not done.stderr
 
 
-def test_interrupt_leaves_a_readable_folder_and_no_process(tmp_path: Path, family: Family) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_in_a_round_it_leaves_a_checkpoint_and_no_process(
+    number: signal.Signals, tmp_path: Path, family: Family
+) -> None:
     folder = tmp_path / "run"
-    arguments = [f"run_dir={folder}", "rounds=100000", "checkpoint_every=1", "progress=none"]
+    arguments = [f"run_dir={folder}", "rounds=100000", "checkpoint_every=100000", "progress=none"]
     process = family.start(sys.executable, "run_sim.py", *arguments)
     wait_for(lambda: len(records(folder)) >= 3)
-    process.send_signal(signal.SIGINT)
-    said, complained = process.communicate(timeout=60)
-    assert process.returncode == 130, complained
-    error, path = said.splitlines()
-    assert error == f"interrupted; to continue: python run_sim.py resume={folder}"
+    os.killpg(process.pid, number)
+    said, complained = process.communicate(timeout=15)
+    assert (process.returncode, complained) == (128 + number, "stopping ...\n")
+    line, path = said.splitlines()
+    assert line == f"interrupted; to continue: python run_sim.py resume={folder}"
     assert path == str(folder)
     assert [record["round"] for record in records(folder)] == list(range(1, len(records(folder)) + 1))
-    wait_for(lambda: not family.alive(), 30)
+    assert checkpoint.load(folder / "checkpoint").round == len(records(folder))
+    wait_for(lambda: not family.alive(), 10)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0])
+def test_stopped_while_ray_starts(seconds: float, tmp_path: Path, family: Family) -> None:
+    folder = tmp_path / "run"
+    process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "progress=none")
+    wait_for(lambda: any("raylet/raylet" in command for command in family.alive().values()))
+    time.sleep(seconds)
+    process.send_signal(signal.SIGTERM)
+    said, complained = process.communicate(timeout=15)
+    assert (process.returncode, complained) == (143, "stopping ...\n")
+    assert said.splitlines()[0].startswith("interrupted; ")
+    wait_for(lambda: not family.alive(), 10)

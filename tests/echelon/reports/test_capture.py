@@ -86,3 +86,14 @@ def test_a_whole_process_shows_only_its_own_console_and_its_traceback(tmp_path: 
     log = (tmp_path / "run.log").read_text()
     assert log.startswith("noise\nmore noise\n")
     assert "UserWarning: a warning" in log
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_on_a_full_disk_does_not_hide_how_the_run_ended() -> None:
+    def write_and_fail() -> None:
+        with contextlib.suppress(OSError):
+            print("lost")
+        raise KeyError("reason")
+
+    with pytest.raises(KeyError, match="reason"), capture.to_log("/dev/full"):
+        write_and_fail()

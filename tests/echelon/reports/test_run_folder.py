@@ -1,8 +1,10 @@
+import errno
 import json
 import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +91,16 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     folder.write_summary({"rounds": 5})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round":6,')
-    resumed = RunFolder.resume(tmp_path, 3, "rounds: 9\n")
+    folder.close()
+    resumed = RunFolder.resume(tmp_path)
+    resumed.rewind(3, "rounds: 9\n")
     resumed.append_metrics(row(4) | {"again": True})
     read = RunFolder.open(tmp_path)
     assert read.metrics == [row(1), row(2), row(3), row(4) | {"again": True}]
     assert not read.finished
     assert read.config == {"rounds": 9}
     with pytest.raises(RunFolderError, match=r"metrics\.jsonl does not reach round 9 of the checkpoint"):
-        RunFolder.resume(tmp_path, 9, CONFIG)
+        resumed.rewind(9, CONFIG)
     assert RunFolder.open(tmp_path).config == {"rounds": 9}
 
 
@@ -146,14 +150,25 @@ class TestBadFolders:
         self.refuses(tmp_path, "summary.json must contain a mapping")
 
     def test_create_spares_another_run(self, tmp_path: Path) -> None:
-        RunFolder.create(tmp_path, CONFIG)
+        with RunFolder.create(tmp_path, CONFIG) as folder:
+            folder.append_metrics(row(1))
         with pytest.raises(RunFolderError, match="already contains a run"):
+            RunFolder.create(tmp_path, "seed: 2\n")
+        assert RunFolder.open(tmp_path).config["seed"] == 1
+
+    def test_create_takes_a_folder_whose_run_was_killed_before_its_first_record(self, tmp_path: Path) -> None:
+        with RunFolder.create(tmp_path, CONFIG), pytest.raises(RunFolderError, match="in use by process"):
             RunFolder.create(tmp_path, CONFIG)
+        RunFolder.create(tmp_path, "seed: 2\n")
+        assert RunFolder.open(tmp_path).config == {"seed": 2}
 
     def test_create_where_it_cannot(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(RunFolderError, match="cannot be written: Not a directory"):
             RunFolder.create(tmp_path / "file" / "run", CONFIG)
+        with pytest.raises(RunFolderError, match="cannot be written: File name too long"):
+            RunFolder.create(tmp_path / ("x" * 300), CONFIG)
+        self.refuses(tmp_path / ("x" * 300), "File name too long")
 
     @staticmethod
     def refuses(path: Path, message: str) -> None:
@@ -161,3 +176,42 @@ class TestBadFolders:
             RunFolder.open(path)
         assert str(caught.value).startswith(f"{path}: {message}")
         assert "\n" not in str(caught.value)
+
+
+class TestFaultsOfTheDisk:
+    """Every failure is one line that names the folder; what was written stays."""
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Iterator[RunFolder]:
+        with RunFolder.create(tmp_path / "run", CONFIG) as folder:
+            folder.append_metrics(row(1))
+            yield folder
+
+    def test_a_folder_that_is_moved(self, folder: RunFolder, tmp_path: Path) -> None:
+        folder.path.rename(tmp_path / "moved")
+        moved = f"{folder.path}: cannot be written: the folder was moved or removed"
+        writes: list[Callable[[], None]] = [
+            lambda: folder.append_metrics(row(2)),
+            lambda: folder.write_summary({"rounds": 1}),
+            folder.sync_metrics,
+        ]
+        for write in writes:
+            with pytest.raises(RunFolderError) as caught:
+                write()
+            assert str(caught.value) == moved
+        assert not folder.path.exists()
+        assert RunFolder.open(tmp_path / "moved").metrics == [row(1)]
+
+    def test_a_full_disk(self, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+        with pytest.raises(RunFolderError, match=r"run: cannot be written: No space left on device$"):
+            folder.write_summary({"rounds": 1})
+        assert not list(folder.path.glob("*.tmp"))
+        with pytest.raises(RunFolderError, match=r"run: cannot be written: No space left on device$"):
+            folder.rewind(1, "seed: 2\n")
+        monkeypatch.undo()
+        read = RunFolder.open(folder.path)
+        assert (read.metrics, read.config["seed"], read.finished) == ([row(1)], 1, False)
