@@ -26,7 +26,7 @@ class Expected:
     >>> from echelon.protocol.expected import Expected
     >>> Expected({"arrays": {"weight": 24}}).check_names([("arrays", "stranger", 24)])
     Traceback (most recent call last):
-    ValueError: array stranger is missing or unknown
+    ValueError: array stranger is unknown
     """
 
     sizes: Mapping[str, Mapping[str, int]]
@@ -71,7 +71,7 @@ class Expected:
             if record not in self.sizes:
                 raise ValueError(f"array record {record[:100]} is unknown; known are {', '.join(self.sizes)}")
             if name not in self.sizes[record]:
-                raise ValueError(f"array {name[:100]} is missing or unknown")
+                raise ValueError(f"array {name[:100]} is unknown")
             if size > self.sizes[record][name] + _HEADER_BYTES:
                 raise ValueError(
                     f"array {name} must have {self.sizes[record][name]} bytes of values; got {size} in all"

@@ -29,9 +29,8 @@ class ArrayLayout(Layout):
 
     def __init__(self, arrays: ArrayRecord, parts: ModelParts | None = None, personal: Iterable[str] = ()) -> None:
         super().__init__(_Values(arrays), parts, personal)
-        self.expected = Expected(
-            {ARRAYS: self.sent_bytes, MOMENTUM: self.parameter_bytes, OPTIMIZER: self.optimizer_bytes}
-        )
+        records = {ARRAYS: self.sent_bytes, MOMENTUM: self.parameter_bytes, OPTIMIZER: self.optimizer_bytes}
+        self.expected = Expected({name: sizes for name, sizes in records.items() if sizes})
 
     def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
         """Return a model as it has travelled: its row, and the bytes beside it.
