@@ -7,7 +7,7 @@ from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms import topology
 from echelon.engines.ray import default_window
-from strategies import REGISTRY, SGD, FlowerStrategy, FullBatch, NonBlocking, NormLimit, Options
+from strategies import REGISTRY, SGD, AutoNormLimit, FlowerStrategy, FullBatch, NonBlocking, NormLimit, Options
 
 
 def build(
@@ -50,9 +50,12 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "seed": config.seed,
         "num_workers": config.workers,
         "eval_every": config.eval_every,
+        "robust": chosen.robust,
     }
-    if chosen.max_update_norm is not None:
-        common["norm_limit"] = NormLimit(chosen.max_update_norm, chosen.max_update_action)
+    if chosen.max_update_norm == "auto" or (chosen.robust and chosen.max_update_norm is None):
+        common["norm_limit"] = AutoNormLimit(action=chosen.max_update_action)
+    elif chosen.max_update_norm is not None:
+        common["norm_limit"] = NormLimit(float(chosen.max_update_norm), chosen.max_update_action)
     if isinstance(config.engine, groups.Ray):
         common["window"] = config.engine.window or default_window(config.workers, config.engine.num_cpus)
     if isinstance(config.work, groups.NonBlocking):

@@ -8,7 +8,7 @@ from echelon.core.work import FullBatch, NonBlocking
 from echelon.server.exchange import RunStoppedError
 from echelon.server.nodes import Roster, RosterError
 from echelon.server.options import Options
-from echelon.server.replies import NormLimit
+from echelon.server.replies import AutoNormLimit, NormLimit
 from echelon.server.state import ServerState
 from echelon.server.strategy import AllWorkersFailedError, FlowerStrategy
 
@@ -36,6 +36,7 @@ __all__ = [
     "SGD",
     "AllReduce",
     "AllWorkersFailedError",
+    "AutoNormLimit",
     "FedBuff",
     "FlowerStrategy",
     "FullBatch",

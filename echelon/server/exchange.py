@@ -6,6 +6,7 @@ reply that Flower cannot read is an error up to Flower 1.42 and does not arrive 
 both.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from threading import Event
@@ -44,6 +45,7 @@ class Exchange:
         self.stop = stop or Event()
         self._outstanding: dict[str, int] = {}
         self._recipients: dict[str, int] = {}
+        self._pushed: dict[str, float] = {}
         self._current: set[str] = set()
         self._kept: list[Message] = []
         self._packing: set[int] = set()
@@ -71,6 +73,7 @@ class Exchange:
         kept, self._kept = self._kept, []
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
         self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
+        self._pushed = {message_id: self._pushed[message_id] for message_id in unread}
         self._current = set()
         return kept + self._pull()
 
@@ -160,6 +163,10 @@ class Exchange:
         """Return the node that a reply speaks for (of some errors the SuperLink is the sender)."""
         return self._recipients.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
+    def seconds_since_push(self, reply: Message) -> float:
+        """Return the real time since the message of a reply was pushed; infinite if it was not pushed here."""
+        return time.monotonic() - self._pushed.get(reply.metadata.reply_to_message_id, -math.inf)
+
     def _in_flight(self) -> int:
         """Return how many messages of the current exchange wait for a reply; forgotten nodes do not count."""
         return len(self._current & self._outstanding.keys())
@@ -168,7 +175,9 @@ class Exchange:
         """Push a message, unless Flower does not know its node any more (it returns no id then, or an empty one)."""
         if message.metadata.dst_node_id in self._packing:
             message.content = pack(message.content)
+        now = time.monotonic()
         for message_id in filter(None, self.grid.push_messages([message])):
+            self._pushed[message_id] = now
             self._outstanding[message_id] = self._recipients[message_id] = message.metadata.dst_node_id
             self._current.add(message_id)
 

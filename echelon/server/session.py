@@ -15,6 +15,7 @@ from echelon.protocol.messages import TrainInstructions
 from echelon.server.exchange import Exchange
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
+from echelon.server.plausibility import Plausibility, believed_entries
 from echelon.server.registration import Registration
 from echelon.server.state import ServerState
 from echelon.server.updates import ReplyProcessor
@@ -104,6 +105,7 @@ def open_session(
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
     registration = Registration(exchange, handshake, config)
     roster = registration.register(options.get("num_workers"), options.get("roster_timeout", 600.0))
+    roster.entries[:] = believed_entries(roster.entries)
     partition = options.get("partition") or Partition()
     if callable(partition):
         partition = partition(roster)
@@ -115,8 +117,10 @@ def open_session(
     state = _continued(options.get("state"), initial)
     unknown = np.isnan(state.seconds_per_minibatch)
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
-    processor = ReplyProcessor(exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd)
     shard_sizes = roster.shard_sizes if sizes is None else sizes
+    limit, lowest = options.get("norm_limit"), options.get("loss_lower_bound", 0.0)
+    plausibility = Plausibility(work.minibatch_size, lowest, bool(config.get("wall_clock", False)))
+    processor = ReplyProcessor(exchange, registration, layout, shard_sizes, limit, fold_late, sgd, plausibility)
     return Session(exchange, registration, layout, partition, shard_sizes, processor, state)
 
 
