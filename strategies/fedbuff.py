@@ -103,8 +103,8 @@ class FedBuff(FlowerStrategy):
         super().__init__(**options)
         if isinstance(options.get("norm_limit"), AutoNormLimit):
             raise ValueError(
-                "strategy.max_update_norm must be a number or null with strategy=fedbuff, in which workers do not reply "
-                "in rounds; got auto"
+                "strategy.max_update_norm must be a number or null with strategy=fedbuff, which has no rounds of all "
+                "workers; got auto"
             )
         if buffer_size < 1:
             raise ValueError(f"strategy.buffer_size must be at least 1; got {buffer_size}")

@@ -39,7 +39,7 @@ from strategies import Options, Partition
 LIAR = 3
 COMMON = [
     *("task=digits", "model=mlp", "engine=inline", "fleet=uniform", "work=non_blocking", "topology=exponential"),
-    *("rounds=60", "eval_every=1000000", "batch_size=32", "minibatch_size=8", "learning_rate=0.05", "momentum=0.9"),
+    *("rounds=60", "eval_every=1000000", "batch_size=32", "minibatch_size=16", "learning_rate=0.1", "momentum=0.9"),
 ]
 SHARDS = {"iid": ["partitioner=stratified"], "dirichlet": ["partitioner=dirichlet", "partitioner.alpha=0.3"]}
 STRATEGIES = ("al_dsgd", "d_psgd", "all_reduce")
