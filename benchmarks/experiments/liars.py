@@ -181,10 +181,10 @@ def results(path: Path) -> dict[Run, float]:
 
 
 def _missing(path: Path, seeds: int) -> list[Run]:
-    """Return the runs to do, IID shards first, with the lies of one seed and strategy next to each other."""
-    every = product(SHARDS, range(seeds), STRATEGIES, (True, False), LIES)
+    """Return the runs to do, seed by seed."""
+    every = product(range(seeds), SHARDS, STRATEGIES, (True, False), LIES)
     done = results(path)
-    runs = [Run(shards, lie, strategy, robust, seed) for shards, seed, strategy, robust, lie in every]
+    runs = [Run(shards, lie, strategy, robust, seed) for seed, shards, strategy, robust, lie in every]
     return [run for run in runs if run not in done]
 
 
