@@ -47,13 +47,14 @@ def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 def test_the_liars(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every lie once, two rounds each; what is in the file is not run again."""
+    """Every lie, one round each; what is in the file is not run again."""
+    monkeypatch.setattr(liars, "STRATEGIES", ("al_dsgd",))
     monkeypatch.setattr(liars, "SHARDS", {"iid": liars.SHARDS["iid"]})
     out = tmp_path / "liars.jsonl"
     called(liars, f"--out {out} --seeds 1 rounds=1 task.train_limit=200 task.test_limit=50", monkeypatch)
     found = liars.results(out)
     assert {(run.strategy, run.robust, run.lie) for run in found} == set(
-        itertools.product(liars.STRATEGIES, (False, True), liars.LIES)
+        itertools.product(("al_dsgd",), (False, True), liars.LIES)
     )
     first = capsys.readouterr()
     assert "| al_dsgd | yes | " in first.out

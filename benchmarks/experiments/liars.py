@@ -182,9 +182,9 @@ def results(path: Path) -> dict[Run, float]:
 
 def _missing(path: Path, seeds: int) -> list[Run]:
     """Return the runs to do, seed by seed."""
-    every = product(range(seeds), SHARDS, STRATEGIES, (True, False), LIES)
+    every = product(range(seeds), SHARDS, (True, False), STRATEGIES, LIES)
     done = results(path)
-    runs = [Run(shards, lie, strategy, robust, seed) for seed, shards, strategy, robust, lie in every]
+    runs = [Run(shards, lie, strategy, robust, seed) for seed, shards, robust, strategy, lie in every]
     return [run for run in runs if run not in done]
 
 

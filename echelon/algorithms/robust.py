@@ -69,6 +69,16 @@ def clip(W: Matrix, distances: Matrix, radius: Matrix) -> Matrix:
     References
     ----------
     L. He, S. P. Karimireddy and M. Jaggi, Byzantine-robust decentralized learning via ClippedGossip, 2022.
+
+    Examples
+    --------
+    Worker 0 compares itself with a near and a far neighbour:
+
+    >>> import numpy as np
+    >>> W = np.array([[0.5, 0.25, 0.25], [0.25, 0.75, 0.0], [0.25, 0.0, 0.75]])
+    >>> distances = np.array([[0.0, 1.0, 10.0], [1.0, 0.0, 9.0], [10.0, 9.0, 0.0]])
+    >>> clip(W, distances, np.array([1.0, 1.0, 10.0]))[0]
+    array([0.725, 0.25 , 0.025])
     """
     shares = np.ones_like(W)
     np.divide(radius[:, None], distances, out=shares, where=distances > radius[:, None])

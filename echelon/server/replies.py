@@ -78,6 +78,20 @@ class AutoNormLimit:
     """A :class:`NormLimit` that follows the run: ``factor`` times the median of the workers' latest update norms.
 
     Every worker has one norm in the median, its latest accepted one, so a few liars cannot move it far.
+
+    Parameters
+    ----------
+    factor : float
+        Above 1.
+    action : {"clip", "reject"}
+        As for :class:`NormLimit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.server.replies import AutoNormLimit
+    >>> AutoNormLimit().at(np.array([0.5, 0.5, 1.0, 50.0, np.nan]))
+    NormLimit(value=1.5, action='clip')
     """
 
     factor: float = 2.0

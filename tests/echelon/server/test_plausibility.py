@@ -103,7 +103,9 @@ class TestRun:
         assert "train_loss must be at least 0" in records[0]["rejections"]["3"]
 
     def test_more_seconds_than_have_passed_are_refused(self) -> None:
-        seconds = {"seconds": lambda rank, instructions: 1e3 if rank == 3 else 1e-9}
-        records = self.run(ConfigRecord({"wall_clock": True}), rounds=1, **seconds)
+        def seconds(rank: int, instructions: TrainInstructions) -> float:
+            return 1e3 if rank == 3 else 1e-9
+
+        records = self.run(ConfigRecord({"wall_clock": True}), rounds=1, seconds=seconds)
         assert "the time since its message was sent" in records[0]["rejections"]["3"]
-        assert self.run(rounds=1, **seconds)[0]["rejected"] == 0
+        assert self.run(rounds=1, seconds=seconds)[0]["rejected"] == 0
