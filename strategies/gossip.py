@@ -1,10 +1,12 @@
 """What the decentralised strategies share: a schedule of graphs, and a rule that gives a mixing matrix for each."""
 
 from dataclasses import replace
+from logging import WARNING
 from typing import Protocol, Unpack
 
 import networkx as nx
 import numpy as np
+from flwr.supercore import log
 
 from echelon.algorithms.mixing import restrict
 from echelon.algorithms.robust import clip, radii
@@ -88,6 +90,19 @@ class Gossip(FlowerStrategy):
         if not self.allow_disconnected:
             check_connected(self.schedule)
         self.rule.lay_out(self.schedule, self.seed, shard_sizes)
+        if self.robust:
+            self._warn_of_single_neighbours()
+
+    def _warn_of_single_neighbours(self) -> None:
+        graphs = [self.base_graph(index + 1) for index in range(self.schedule.period or 1)]
+        exposed = sorted({rank for graph in graphs for rank in graph if graph.degree(rank) == 1})
+        if exposed:
+            log(
+                WARNING,
+                "strategy.robust: workers %s have a single neighbour in some round and nobody to compare it with: "
+                "choose a graph with more edges, such as topology=exponential",
+                exposed,
+            )
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the rule's matrix, restricted to the workers present; with ``robust``, with self-centred clipping."""

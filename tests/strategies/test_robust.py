@@ -59,3 +59,11 @@ def test_matcha_compares_with_all_neighbours_of_the_graph() -> None:
 @pytest.mark.parametrize("make", [AllReduce, lambda **o: DPSGD(GRAPH, **o), lambda **o: ALDSGD(GRAPH, **o)])
 def test_without_it_the_liar_reaches_everybody(make: Callable[..., FlowerStrategy]) -> None:
     assert after_one_round(make, robust=False).min() > 9e4
+
+
+def test_a_warning_names_who_has_nobody_to_compare_with(caplog: pytest.LogCaptureFixture) -> None:
+    after_one_round(lambda **o: DPSGD("path", **o))
+    assert "workers [0, 4] have a single neighbour" in caplog.text
+    caplog.clear()
+    after_one_round(lambda **o: DPSGD("ring", **o))
+    assert "single neighbour" not in caplog.text
