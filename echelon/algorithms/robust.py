@@ -14,6 +14,7 @@ def assumed_liars(num_workers: int) -> int:
 
     Examples
     --------
+    >>> from echelon.algorithms.robust import assumed_liars
     >>> [assumed_liars(n) for n in (1, 2, 3, 8, 10, 50)]
     [0, 0, 1, 1, 2, 10]
     """
@@ -75,6 +76,7 @@ def clip(W: Matrix, distances: Matrix, radius: Matrix) -> Matrix:
     Worker 0 compares itself with a near and a far neighbour:
 
     >>> import numpy as np
+    >>> from echelon.algorithms.robust import clip
     >>> W = np.array([[0.5, 0.25, 0.25], [0.25, 0.75, 0.0], [0.25, 0.0, 0.75]])
     >>> distances = np.array([[0.0, 1.0, 10.0], [1.0, 0.0, 9.0], [10.0, 9.0, 0.0]])
     >>> clip(W, distances, np.array([1.0, 1.0, 10.0]))[0]
@@ -115,6 +117,7 @@ def trimmed_mean(rows: Rows, trim: int) -> Rows:
     Examples
     --------
     >>> import numpy as np
+    >>> from echelon.algorithms.robust import trimmed_mean
     >>> trimmed_mean(np.array([[1], [2], [3], [900]], np.float32), 1)
     array([2.5], dtype=float32)
     """
