@@ -29,7 +29,7 @@ _HELD_OUT = 256
 def held_out(config: Config, num_samples: int) -> Indices:
     """Return the training samples that no worker gets, shape (n,): none, unless leaders are chosen by their loss."""
     chosen = config.strategy
-    if not isinstance(chosen, groups.ALDSGD) or chosen.signal != "held_out":
+    if not isinstance(chosen, groups.ALDSGD) or not (chosen.robust or chosen.signal == "held_out"):
         return np.empty(0, dtype=np.int64)
     count = min(_HELD_OUT, num_samples // 10)
     drawn: Indices = np.sort(rng(config.seed, "selection").choice(num_samples, count, replace=False))

@@ -7,7 +7,17 @@ from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms import topology
 from echelon.engines.ray import default_window
-from strategies import REGISTRY, SGD, FlowerStrategy, FullBatch, Nodes, NonBlocking, NormLimit, Options
+from strategies import (
+    REGISTRY,
+    SGD,
+    AutoNormLimit,
+    FlowerStrategy,
+    FullBatch,
+    Nodes,
+    NonBlocking,
+    NormLimit,
+    Options,
+)
 
 
 def build(
@@ -52,11 +62,14 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "eval_every": config.eval_every,
         "max_empty_rounds": config.work.max_empty_rounds,
         "roster_timeout": config.deployment.roster_timeout,
+        "robust": chosen.robust,
     }
     if config.nodes:
         common["nodes"] = Nodes(tuple(config.nodes), config.workers)
-    if chosen.max_update_norm is not None:
-        common["norm_limit"] = NormLimit(chosen.max_update_norm, chosen.max_update_action)
+    if chosen.max_update_norm == "auto" or (chosen.robust and chosen.max_update_norm is None):
+        common["norm_limit"] = AutoNormLimit(action=chosen.max_update_action)
+    elif chosen.max_update_norm is not None:
+        common["norm_limit"] = NormLimit(float(chosen.max_update_norm), chosen.max_update_action)
     if isinstance(config.engine, groups.Ray):
         common["window"] = config.engine.window or default_window(config.workers, config.engine.num_cpus)
     if isinstance(config.work, groups.NonBlocking):

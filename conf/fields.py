@@ -51,12 +51,18 @@ class Key:
         Allowed numbers; for a list, of its elements.
     choices : tuple of str
         Allowed strings.
+    or_number : bool
+        Whether a number is allowed beside the strings.
+    or_null : bool
+        Whether null is allowed beside the strings.
     """
 
     text: str
     unit: str = ""
     within: Interval | None = None
     choices: tuple[str, ...] = ()
+    or_number: bool = False
+    or_null: bool = False
 
 
 def key(text: str, within: str = "", *, unit: str = "") -> Any:
@@ -86,7 +92,9 @@ def schema(cls: type[T]) -> type[T]:
         declared, words = cls.__dict__[name], _words(hint)
         if words:
             known: Key = declared.metadata["key"]
-            declared.metadata = types.MappingProxyType({"key": replace(known, choices=words)})
+            parts = get_args(hint)
+            known = replace(known, choices=words, or_number=float in parts, or_null=types.NoneType in parts)
+            declared.metadata = types.MappingProxyType({"key": known})
         annotations[name] = _supported(hint)
     cls.__annotations__ = annotations
     return dataclass(cls)
@@ -107,6 +115,6 @@ def _words(hint: Any) -> tuple[str, ...]:
 def _supported(hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return str
-    if is_union(hint) and any(get_origin(part) is list for part in get_args(hint)):
+    if is_union(hint) and any(get_origin(part) in (list, Literal) for part in get_args(hint)):
         return Any
     return hint

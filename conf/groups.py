@@ -124,8 +124,16 @@ class Strategy:
     """Which workers average their models."""
 
     name: str = key("averaging rule")
-    max_update_norm: float | None = key("bound on the L2 norm of a worker's update; null = none", "(0, inf)")
+    max_update_norm: Literal["auto"] | float | None = key(
+        "bound on the L2 norm of a worker's update; auto = twice the median of the workers' latest updates; "
+        "null = none, or auto with `strategy.robust`",
+        "(0, inf)",
+    )
     max_update_action: Literal["clip", "reject"] = key("action for updates that exceed the bound")
+    robust: bool = key(
+        "bound what a few lying workers can do: max_update_norm=auto, budgets without the fastest workers, and "
+        "clipping (d_psgd, matcha, al_dsgd), the gate on leaders (al_dsgd) or a trimmed mean (all_reduce)"
+    )
 
 
 @schema
@@ -173,12 +181,20 @@ class ALDSGD(DPSGD, Matcha):
 
     base: Literal["d_psgd", "matcha"] = key("base rule; mixing applies to d_psgd, communication_budget to matcha")
     c1: float = key("weight of the neighbour with the lowest loss", "[0, 1)")
-    c2: float = key("weight of the neighbour with the highest degree", "[0, 1)")
+    c2: float | None = key(
+        "weight of the neighbour with the highest degree; null = 0.1, or 0 with `strategy.gate`", "[0, 1)"
+    )
     p1: float = key("force towards the neighbour with the lowest loss", "[0, 1)")
-    p2: float = key("force towards the neighbour with the highest degree", "[0, 1)")
+    p2: float | None = key(
+        "force towards the neighbour with the highest degree; null = 0.1, or 0 with `strategy.gate`", "[0, 1)"
+    )
     every: int = key("apply leader weights every n rounds", "[1, inf)", unit="rounds")
     decay: float = key("factor applied to c and p after every round", "(0, 1]")
     signal: Literal["train_loss", "ema", "held_out"] = key("loss that determines the leaders")
+    gate: bool = key(
+        "follow a leader only if its held-out loss is below that of the worker's own mixed model; needs "
+        "`strategy.signal=held_out`"
+    )
     force: Literal["after_mixing", "in_step"] = key(
         "apply the corrective force after mixing, or within the local steps"
     )

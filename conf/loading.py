@@ -180,9 +180,10 @@ def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 def _check_fixed(saved: Config, config: Config) -> None:
     before, now = _fixed(saved), _fixed(config)
-    signals = [c.strategy.signal for c in (saved, config) if isinstance(c.strategy, groups.ALDSGD)]
-    if "held_out" in signals:  # the held-out batch belongs to no shard
-        before["strategy.signal"], now["strategy.signal"] = signals
+    both = [c.strategy for c in (saved, config) if isinstance(c.strategy, groups.ALDSGD)]
+    if any(strategy.robust or strategy.signal == "held_out" for strategy in both):
+        for name in ("signal", "robust"):  # the held-out batch belongs to no shard
+            before[f"strategy.{name}"], now[f"strategy.{name}"] = (getattr(strategy, name) for strategy in both)
     for name in before:
         if now[name] != before[name]:
             before_text, now_text = ("null" if value is None else value for value in (before[name], now[name]))

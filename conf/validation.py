@@ -39,14 +39,15 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Key, Any]]:
 
 def _check_value(name: str, declared: Key, value: Any) -> None:
     if value is None:
-        if declared.choices:  # a list or a string is Any to OmegaConf, which accepts null
+        if declared.choices and not declared.or_null:  # a list or a string is Any to OmegaConf, which accepts null
             raise ConfigError(f"{name} must be one of {_words(declared)}; got null")
         return
     numbers = value if isinstance(value, list) else [value]
-    if declared.choices and not isinstance(value, list):
-        if value not in declared.choices:
-            raise ConfigError(f"{name} must be one of {_words(declared)}; got {value}")
-    elif declared.within is not None:
+    if value in declared.choices:
+        return
+    if declared.choices and not isinstance(value, (int, float) if declared.or_number else list):
+        raise ConfigError(f"{name} must be one of {_words(declared)}; got {value}")
+    if declared.within is not None:
         for number in numbers:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 raise ConfigError(f"{name} must hold numbers; got {number}")
@@ -58,4 +59,9 @@ def _check_value(name: str, declared: Key, value: Any) -> None:
 
 
 def _words(declared: Key) -> str:
-    return ", ".join(declared.choices) + (" or a list of numbers" if declared.within else "")
+    words = ", ".join(declared.choices)
+    if declared.or_number:
+        words += f" or a number {declared.within}"
+    elif declared.within:
+        words += " or a list of numbers"
+    return words + (" or null" if declared.or_null else "")

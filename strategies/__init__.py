@@ -9,7 +9,7 @@ from echelon.server.exchange import RunStoppedError
 from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster, RosterError
 from echelon.server.options import Options
-from echelon.server.replies import NormLimit
+from echelon.server.replies import AutoNormLimit, NormLimit
 from echelon.server.rounds import AllWorkersFailedError
 from echelon.server.state import ServerState
 from echelon.server.strategy import FlowerStrategy
@@ -38,6 +38,7 @@ __all__ = [
     "SGD",
     "AllReduce",
     "AllWorkersFailedError",
+    "AutoNormLimit",
     "FedBuff",
     "FlowerStrategy",
     "FullBatch",

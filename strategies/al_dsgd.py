@@ -5,6 +5,7 @@ from typing import Literal, Unpack
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from echelon.algorithms import leader
 from echelon.algorithms.schedules import Schedule
@@ -35,9 +36,9 @@ class ALDSGD(Gossip):
     communication_budget : float
         For ``matcha``, see :class:`strategies.matcha.Matchings`.
     c1, c2 : float
-        Weights of the leader by loss and of the leader by degree.
+        Weights of the leader by loss and of the leader by degree. ``c2=None`` is 0.1, or 0 with ``gate``.
     p1, p2 : float
-        Corrective forces towards them.
+        Corrective forces towards them. ``p2=None`` is 0.1, or 0 with ``gate``.
     every : int
         Apply leader weights every n rounds.
     decay : float
@@ -45,6 +46,9 @@ class ALDSGD(Gossip):
     signal : {"train_loss", "ema", "held_out"}
         What makes a leader: the mean training loss of the round, its exponential average over rounds, or the loss on a
         held-out batch (option ``held_out_loss``). With label-skewed shards a low own loss does not mean a good model.
+    gate : bool
+        With ``signal="held_out"``: a worker follows its leader by loss only if the leader's held-out loss is below that
+        of the worker's own mixed model; otherwise c1 = p1 = 0 in its row. Option ``robust`` sets both.
     ema : float
         Weight of the newest round for ``signal="ema"``.
     force : {"after_mixing", "in_step"}
@@ -64,12 +68,13 @@ class ALDSGD(Gossip):
         mixing: MatrixName = "metropolis",
         communication_budget: float = 0.5,
         c1: float = 0.3,
-        c2: float = 0.1,
+        c2: float | None = None,
         p1: float = 0.1,
-        p2: float = 0.1,
+        p2: float | None = None,
         every: int = 1,
         decay: float = 1.0,
         signal: Signal = "train_loss",
+        gate: bool = False,
         ema: float = 0.5,
         force: Literal["after_mixing", "in_step"] = "after_mixing",
         degree: Literal["base", "active"] = "base",
@@ -79,6 +84,9 @@ class ALDSGD(Gossip):
     ) -> None:
         rule = AllEdges(mixing) if base == "d_psgd" else Matchings(communication_budget)
         super().__init__(topology, rule, order=order, allow_disconnected=allow_disconnected, **options)
+        if self.robust:
+            signal, gate = "held_out", True
+        c2, p2 = ((0.0 if gate else 0.1) if weight is None else weight for weight in (c2, p2))
         leader.check_weights(c1, c2, p1, p2)
         leader.decay(1.0, decay, 0)
         for name, value, allowed in (
@@ -93,6 +101,11 @@ class ALDSGD(Gossip):
             raise ValueError(f"strategy.every must be at least 1; got {every}")
         if signal == "held_out" and options.get("held_out_loss") is None:
             raise ValueError("strategy.signal=held_out needs held_out_loss, a function of a model's arrays; got none")
+        if gate and signal != "held_out":
+            raise ValueError(f"strategy.gate=true needs strategy.signal=held_out; got {signal}")
+        if gate and force != "after_mixing":
+            raise ValueError(f"strategy.gate=true needs strategy.force=after_mixing; got {force}")
+        self.gate = gate
         self.weights = {"c1": c1, "c2": c2, "p1": p1, "p2": p2}
         self.every, self.decay = every, decay
         self.signal, self.ema = signal, ema
@@ -108,23 +121,36 @@ class ALDSGD(Gossip):
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the leaders' operator over the base rule's matrix."""
-        plain = super().mixing(numbers)
+        plain = self.unclipped(numbers)
         # A matching drawn afresh gives all workers the same degree: the graph that it is drawn from tells them apart.
-        base = self.schedule.support if self.schedule.period is None else self.schedule.graph(numbers.round - 1)
-        degree_graph = base if self.degree == "base" else plain.graph
+        degree_graph = self.base_graph(numbers.round) if self.degree == "base" else plain.graph
         found = leader.leaders(plain.graph, numbers.losses, numbers.present, degree_graph)
         active = numbers.round % self.every == 0
         leaders = Leaders(found.best.astype(np.int64), found.degree.astype(np.int64), active)
         if not active:
-            return replace(plain, leaders=leaders)
+            return replace(self.clipped(plain, numbers), leaders=leaders)
         weights = self._weights_at(numbers.round)
         if self.force == "in_step":
             weights |= {"p1": 0.0, "p2": 0.0}
         assert isinstance(plain.matrix, np.ndarray)
         matrix = leader.operator(
-            plain.matrix, plain.graph, numbers.losses, **weights, present=numbers.present, degree_graph=degree_graph
+            plain.matrix,
+            plain.graph,
+            numbers.losses,
+            **weights,
+            present=numbers.present,
+            degree_graph=degree_graph,
+            gate=self._gates(plain, leaders, numbers),
         )
-        return replace(plain, matrix=matrix, leaders=leaders)
+        return self.clipped(replace(plain, matrix=matrix, leaders=leaders), numbers)
+
+    def _gates(self, plain: Mixing, leaders: Leaders, numbers: RoundNumbers) -> NDArray[np.bool_] | None:
+        """Return who follows its leader by loss, (N,): whose leader is better than its own mixed model."""
+        if not self.gate:
+            return None
+        mixed = numbers.ask().mixed_losses(self.clipped(plain, numbers))
+        follows: NDArray[np.bool_] = numbers.losses[leaders.best] < mixed
+        return follows
 
     def pull(self, round_number: int, leaders: Leaders) -> Pull | None:
         """Return, for ``force="in_step"``, the force towards the leaders of the previous round."""

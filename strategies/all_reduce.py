@@ -6,7 +6,8 @@ import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord
 
-from echelon.core.mixing import Floats, Mean, Mixing
+from echelon.algorithms.robust import assumed_liars
+from echelon.core.mixing import Floats, Mean, Mixing, TrimmedMean
 from echelon.core.strategy import RoundNumbers
 from echelon.server.strategy import FlowerStrategy
 
@@ -19,6 +20,9 @@ class AllReduce(FlowerStrategy):
     2020): x+ = x + tau_eff sum_i p_i (y_i - x) / a_i, a_i the steps that worker i took (a part of a step counts as
     such) and tau_eff = sum_i p_i a_i.
 
+    With ``robust``, the average is the coordinate-wise trimmed mean (Yin et al., ICML 2018), in which all workers count
+    alike.
+
     Parameters
     ----------
     **options : Options
@@ -26,6 +30,7 @@ class AllReduce(FlowerStrategy):
     """
 
     average_momentum = True
+    has_robust_rule = True
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the mean weighted by samples; as a ring, all-reduce sends 2(n-1)/n models each."""
@@ -36,6 +41,8 @@ class AllReduce(FlowerStrategy):
         graph.add_edges_from(combinations(present.tolist(), 2))
         models_sent = np.zeros(num_workers)
         models_sent[present] = models_in_ring(len(present))
+        if self.robust:
+            return Mixing(TrimmedMean(present, assumed_liars(len(present))), graph, models_sent)
         return Mixing(Mean(_weights(numbers)), graph, models_sent)
 
     def update_scales(self, numbers: RoundNumbers) -> Floats:

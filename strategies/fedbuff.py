@@ -20,7 +20,7 @@ from echelon.server.buffer import Buffer, Update
 from echelon.server.in_flight import Event, Tasks, TimeAccount
 from echelon.server.instructions import RoundInstructions
 from echelon.server.options import Options
-from echelon.server.replies import Reply
+from echelon.server.replies import AutoNormLimit, Reply
 from echelon.server.rounds import AllWorkersFailedError
 from echelon.server.session import Session
 from echelon.server.strategy import FlowerStrategy
@@ -38,12 +38,13 @@ class _Step:
     time: TimeAccount
     buffer: Buffer = field(default_factory=Buffer)
     rejections: dict[int, str] = field(default_factory=dict)
+    disbelieved: dict[int, str] = field(default_factory=dict)
     offline: set[int] = field(default_factory=set)
     downlink_bytes: int = 0
 
     def received(self, replies: dict[int, Reply]) -> Received:
         """Return the step's replies, absences and rejections."""
-        return Received(replies, dict.fromkeys(self.offline, 0.0), self.rejections)
+        return Received(replies, dict.fromkeys(self.offline, 0.0), self.rejections, self.disbelieved)
 
 
 @dataclass
@@ -101,6 +102,11 @@ class FedBuff(FlowerStrategy):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
+        if isinstance(options.get("norm_limit"), AutoNormLimit):
+            raise ValueError(
+                "strategy.max_update_norm must be a number or null with strategy=fedbuff, which has no rounds of all "
+                "workers; got auto"
+            )
         if buffer_size < 1:
             raise ValueError(f"strategy.buffer_size must be at least 1; got {buffer_size}")
         if not staleness_exponent >= 0:
@@ -212,6 +218,7 @@ class FedBuff(FlowerStrategy):
         schedule, session = self._schedule, self.session
         started = replace(session.state, rows=schedule.tasks.rows)
         received = session.processor.read(messages, schedule.instructions, started)
+        self._step.disbelieved |= received.disbelieved
         earliest = (schedule.tasks.starts + schedule.communication).tolist()
         events = [Event(earliest[rank] + reply.report.seconds, rank, reply) for rank, reply in received.replies.items()]
         events += [

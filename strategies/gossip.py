@@ -1,11 +1,15 @@
 """What the decentralised strategies share: a schedule of graphs, and a rule that gives a mixing matrix for each."""
 
+from dataclasses import replace
+from logging import WARNING
 from typing import Protocol, Unpack
 
 import networkx as nx
 import numpy as np
+from flwr.supercore import log
 
 from echelon.algorithms.mixing import restrict
+from echelon.algorithms.robust import clip, radii
 from echelon.algorithms.schedules import Schedule, check_connected, static
 from echelon.algorithms.topology import build
 from echelon.core.mixing import Floats, Ints, Mixing
@@ -47,6 +51,7 @@ class Gossip(FlowerStrategy):
     """
 
     schedule: Schedule
+    has_robust_rule = True
 
     def __init__(
         self,
@@ -85,12 +90,46 @@ class Gossip(FlowerStrategy):
         if not self.allow_disconnected:
             check_connected(self.schedule)
         self.rule.lay_out(self.schedule, self.seed, shard_sizes)
+        if self.robust:
+            self._warn_of_single_neighbours()
+
+    def _warn_of_single_neighbours(self) -> None:
+        graphs = [self.base_graph(index + 1) for index in range(self.schedule.period or 1)]
+        exposed = sorted({rank for graph in graphs for rank in graph if graph.degree(rank) == 1})
+        if exposed:
+            log(
+                WARNING,
+                "strategy.robust: workers %s have a single neighbour in some round and nobody to compare it with: "
+                "choose a graph with more edges, such as topology=exponential",
+                exposed,
+            )
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:
+        """Return the rule's matrix, restricted to the workers present; with ``robust``, with self-centred clipping."""
+        return self.clipped(self.unclipped(numbers), numbers)
+
+    def unclipped(self, numbers: RoundNumbers) -> Mixing:
         """Return the rule's matrix, restricted to the workers present."""
         matrix, active = self.rule.at(numbers.round - 1)
         graph = among(active, numbers.present)
         return Mixing(restrict(matrix, numbers.present), graph, degrees(graph))
+
+    def clipped(self, mixing: Mixing, numbers: RoundNumbers) -> Mixing:
+        """Return a matrix with self-centred clipping if ``robust`` is set, otherwise unchanged.
+
+        The radius of a worker comes from all of its neighbours in the round's graph: of a matching, which leaves it
+        one, it could not tell whether that one lies.
+        """
+        if not self.robust:
+            return mixing
+        around = among(self.base_graph(numbers.round), numbers.present)
+        distances = numbers.ask().distances(around)
+        assert isinstance(mixing.matrix, np.ndarray)
+        return replace(mixing, matrix=clip(mixing.matrix, distances, radii(distances, around)))
+
+    def base_graph(self, round_number: int) -> nx.Graph:
+        """Return the graph whose edges a round may use: of a matching drawn afresh, the one that it is drawn from."""
+        return self.schedule.support if self.schedule.period is None else self.schedule.graph(round_number - 1)
 
 
 def among(graph: nx.Graph, present: Ints) -> nx.Graph:

@@ -31,6 +31,8 @@ class OverSelection(AllReduce):
         See :class:`echelon.server.options.Options`.
     """
 
+    has_robust_rule = False  # it averages the workers that say they were fast
+
     def __init__(self, keep: float = 0.75, *, wall_clock: bool = False, **options: Unpack[Options]) -> None:
         super().__init__(**options)
         if not 0 < keep <= 1:

@@ -1,12 +1,13 @@
 """Smoke tests of the benchmarks that need no data."""
 
+import itertools
 import sys
 from typing import Any
 
 import pytest
 
 from benchmarks import matcha, mixing, partition_quality, reporting
-from benchmarks.experiments import stragglers
+from benchmarks.experiments import liars, stragglers
 
 
 def called(module: Any, arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -43,3 +44,31 @@ def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
     printed = capsys.readouterr().out
     for row in ("all_reduce, blocking", "all_reduce, non_blocking", "over_selection", "fedbuff", "nominal"):
         assert f"| {row} |" in printed
+
+
+def test_the_liars(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every lie, one round each; what is in the file is not run again."""
+    monkeypatch.setattr(liars, "STRATEGIES", ("al_dsgd",))
+    monkeypatch.setattr(liars, "SHARDS", {"iid": liars.SHARDS["iid"]})
+    out = tmp_path / "liars.jsonl"
+    called(liars, f"--out {out} --seeds 1 rounds=1 task.train_limit=200 task.test_limit=50", monkeypatch)
+    found = liars.results(out)
+    assert {(run.strategy, run.robust, run.lie) for run in found} == set(
+        itertools.product(("al_dsgd",), (False, True), liars.LIES)
+    )
+    first = capsys.readouterr()
+    assert "| al_dsgd | yes | " in first.out
+    monkeypatch.setattr(liars, "honest_accuracy", None)
+    called(liars, f"--out {out} --seeds 1", monkeypatch)
+    assert capsys.readouterr().out == first.out
+
+
+def test_a_liar_ruins_a_run_that_is_not_robust() -> None:
+    """Zeros from one of eight workers, ten rounds of AL-DSGD."""
+    shorter = ["rounds=10", "minibatch_size=32", "learning_rate=0.1"]
+    lied, robust = (
+        liars.honest_accuracy(liars.Run("iid", "false loss, zeros", "al_dsgd", robust, 0), shorter)
+        for robust in (False, True)
+    )
+    assert lied < 0.3
+    assert robust > 0.7

@@ -77,6 +77,7 @@ def operator(
     p2: float,
     present: ArrayLike | None = None,
     degree_graph: nx.Graph | None = None,
+    gate: ArrayLike | None = None,
 ) -> Matrix:
     """Return the AL-DSGD step as one matrix: X+ = operator @ Y.
 
@@ -96,6 +97,8 @@ def operator(
         Weights of the leaders by loss and by degree, at least 0, sum below 1.
     p1, p2 : float
         Forces towards the two leaders, at least 0, sum below 1.
+    gate : array_like, optional
+        (N,) booleans: where False, c1 = p1 = 0 in the worker's row. Default: all open.
 
     Returns
     -------
@@ -112,9 +115,11 @@ def operator(
     mixed = W.copy() if present is None else restrict(W, present)
     participating = set(range(len(W)) if present is None else np.asarray(present).tolist())
     led = [i for i in sorted(participating) if participating.intersection(graph[i]) - {i}]
-    rest = 1 - p1 - p2
-    mixed[led] *= rest * (1 - c1 - c2)
-    mixed[led, followed.best[led]] += rest * c1 + p1
+    follows = np.ones(len(W)) if gate is None else np.asarray(gate, dtype=np.float64)
+    c1s, p1s = c1 * follows[led], p1 * follows[led]
+    rest = 1 - p1s - p2
+    mixed[led] *= (rest * (1 - c1s - c2))[:, None]
+    mixed[led, followed.best[led]] += rest * c1s + p1s
     mixed[led, followed.degree[led]] += rest * c2 + p2
     return mixed
 

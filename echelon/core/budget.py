@@ -39,7 +39,8 @@ class Budget:
         self._seconds = float(instructions.get("budget_seconds", math.inf))
         self._least = int(instructions.get("min_minibatches", 1))
         per_minibatch = float(instructions.get("seconds_per_minibatch", math.nan))
-        self._per_sample = per_minibatch / max(int(instructions.get("minibatch_size", 1)), 1)
+        self._minibatch_size = int(instructions.get("minibatch_size", 0))
+        self._per_sample = per_minibatch / max(self._minibatch_size, 1)
         self._clock = WallClock(self._per_sample)
         self._samples = self._minibatches = 0
         self._stopped = False
@@ -79,11 +80,12 @@ class Budget:
                 return
 
     def report(self) -> dict[str, int | float]:
-        """Return what to add to the metrics of the reply: samples, mini-batches and seconds."""
+        """Return what to add to the metrics of the reply: samples, mini-batches of the run's size, and seconds."""
         left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped else 0.0
+        samples = min(self._samples, self._target) if self._target else self._samples
         return {
-            "samples": min(self._samples, self._target) if self._target else self._samples,
-            "minibatches": self._minibatches,
+            "samples": samples,
+            "minibatches": -(-samples // self._minibatch_size) if self._minibatch_size else self._minibatches,
             "seconds": self._clock.seconds,
             "dropped_seconds": left,
         }

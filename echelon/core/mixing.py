@@ -29,7 +29,23 @@ class Mean:
         return np.tile(self.weights, (len(self.weights), 1))
 
 
-Matrix: TypeAlias = Floats | sparray | Mean
+@dataclass(frozen=True)
+class TrimmedMean:
+    """Every worker gets the coordinate-wise trimmed mean of some models; no matrix, since each coordinate has its own.
+
+    Attributes
+    ----------
+    ranks : int64 ndarray, shape (n,)
+        Whose models count.
+    trim : int
+        Smallest and largest values of each coordinate that do not; below n / 2.
+    """
+
+    ranks: Ints
+    trim: int
+
+
+Matrix: TypeAlias = Floats | sparray | Mean | TrimmedMean
 
 
 @dataclass(frozen=True)
@@ -55,8 +71,9 @@ class Mixing:
 
     Attributes
     ----------
-    matrix : ndarray or sparse array, shape (N, N), or Mean
-        Rows sum to 1; an absent worker's row is a unit vector (under a :class:`Mean` it gets the mean).
+    matrix : ndarray or sparse array, shape (N, N), Mean or TrimmedMean
+        Rows sum to 1; an absent worker's row is a unit vector (under a :class:`Mean` or :class:`TrimmedMean` it gets
+        the mean).
     graph : networkx.Graph
         The edges between present workers that were active, on ranks 0..N-1.
     models_sent : float64 ndarray, shape (N,)

@@ -1,13 +1,15 @@
 """Operations on what is as large as the models: rows are combined in place."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
 from echelon.algorithms import mixing as algorithms
+from echelon.algorithms import robust
 from echelon.core.layout import Row
-from echelon.core.mixing import Matrix, Mean
+from echelon.core.mixing import Floats, Matrix, Mean, TrimmedMean
 from echelon.core.strategy import Order
 
 Rows = NDArray[np.float32]
@@ -18,15 +20,17 @@ def mix(matrix: Matrix, rows: Rows, columns: int | None = None) -> None:
 
     Parameters
     ----------
-    matrix : ndarray or sparse array, shape (N, N), or Mean
+    matrix : ndarray or sparse array, shape (N, N), Mean or TrimmedMean
         How to combine.
     rows : float32 ndarray, shape (N, P)
         Changed in place.
     columns : int, optional
         Leading columns to mix; all by default.
     """
-    if isinstance(matrix, Mean):
-        size = rows.shape[1] if columns is None else columns
+    size = rows.shape[1] if columns is None else columns
+    if isinstance(matrix, TrimmedMean):
+        rows[:, :size] = robust.trimmed_mean(rows[matrix.ranks, :size], matrix.trim)
+    elif isinstance(matrix, Mean):
         algorithms.mix(matrix.toarray(), rows, size)
         rows[:, :size] = rows[0, :size]  # a product's equal rows may differ in their last bits
     else:
@@ -35,6 +39,10 @@ def mix(matrix: Matrix, rows: Rows, columns: int | None = None) -> None:
 
 def mean_drift(matrix: Matrix, rows: Rows, columns: int | None = None) -> float:
     """Return by how much mixing would move the mean model, in the unit of the parameters."""
+    if isinstance(matrix, TrimmedMean):
+        mixed = rows[:, :columns]
+        trimmed = robust.trimmed_mean(mixed[matrix.ranks], matrix.trim)
+        return float(np.linalg.norm(trimmed - mixed.mean(axis=0, dtype=np.float64)))
     return algorithms.mean_drift(matrix.toarray() if isinstance(matrix, Mean) else matrix, rows, columns)
 
 
@@ -43,7 +51,7 @@ def combine(matrix: Matrix, rows: Rows, updated: Mapping[int, Row], columns: int
 
     Parameters
     ----------
-    matrix : ndarray or sparse array, shape (N, N), or Mean
+    matrix : ndarray or sparse array, shape (N, N), Mean or TrimmedMean
         How to combine.
     rows : float32 ndarray, shape (N, P)
         Models at the start of the round; changed in place.
@@ -72,6 +80,14 @@ def combine(matrix: Matrix, rows: Rows, updated: Mapping[int, Row], columns: int
         rows[rank, columns:] = row[columns:]
         rows[rank, :columns] += steps[rank]
     return drift
+
+
+def distances(rows: Sequence[Row] | Rows, graph: nx.Graph, columns: int) -> Floats:
+    """Return the distances ||x_j - x_i|| of the leading columns along the edges of a graph, (N, N); 0 elsewhere."""
+    found = np.zeros((len(rows), len(rows)))
+    for i, j in graph.edges:
+        found[i, j] = found[j, i] = np.linalg.norm(rows[i][:columns] - rows[j][:columns])
+    return found
 
 
 def consensus(rows: Rows) -> Row:

@@ -2,8 +2,9 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
+import networkx as nx
 import numpy as np
 
 from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
@@ -12,6 +13,19 @@ from echelon.core.work import FullBatch, WorkPolicy
 
 Order = Literal["adapt_then_combine", "combine_then_adapt"]
 Losses = Literal["train", "held_out"]
+
+
+class Host(Protocol):
+    """What a strategy may ask its host for beyond a round's numbers: small, but computed from the models.
+
+    Only for strategies that need it: a host may have to evaluate or exchange models for the answer.
+    """
+
+    def distances(self, graph: nx.Graph) -> Floats:
+        """Return ||y_j - y_i|| of the models that are to be mixed, (N, N), along the edges of a graph; 0 elsewhere."""
+
+    def mixed_losses(self, mixing: Mixing) -> Floats:
+        """Return the held-out loss of each present worker's model if it were mixed so, (N,); NaN for absent ones."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class RoundNumbers:
         Samples that the worker holds.
     batch_sizes : int64 ndarray, shape (N,)
         Samples of a full batch.
+    host : Host or None
+        Answers further questions; None where there are no models.
     """
 
     round: int
@@ -43,6 +59,19 @@ class RoundNumbers:
     mean_samples: Floats
     shard_sizes: Ints
     batch_sizes: Ints
+    host: Host | None = None
+
+    def ask(self) -> Host:
+        """Return the host.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.host is None:
+            raise ValueError("this strategy needs a host that measures distances and held-out losses; got none")
+        return self.host
 
 
 class Strategy(ABC):

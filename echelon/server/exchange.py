@@ -6,6 +6,7 @@ reply that Flower cannot read is an error up to Flower 1.42 and does not arrive 
 both.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -65,7 +66,6 @@ class Exchange:
     def forget(self, node_id: int) -> None:
         """Stop waiting for a node that is gone."""
         self._outstanding = {mid: node for mid, node in self._outstanding.items() if node != node_id}
-        self._sent = {mid: seconds for mid, seconds in self._sent.items() if mid in self._outstanding}
 
     def close(self) -> None:
         """End what is under way; nothing is pulled any more."""
@@ -85,6 +85,7 @@ class Exchange:
         kept, self._kept = self._kept, []
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
         self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
+        self._sent = {message_id: self._sent[message_id] for message_id in unread & self._sent.keys()}
         self._seconds = {message_id: self._seconds[message_id] for message_id in unread & self._seconds.keys()}
         self._current = set()
         return kept + self._pull()
@@ -199,6 +200,10 @@ class Exchange:
         """
         return self._recipients.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
+    def seconds_since_push(self, reply: Message) -> float:
+        """Return the real time since the message of a reply was pushed; infinite if it was not pushed here."""
+        return time.monotonic() - self._sent.get(reply.metadata.reply_to_message_id, -math.inf)
+
     def _in_flight(self) -> int:
         """Return how many messages of the current exchange wait for a reply; forgotten nodes do not count."""
         return len(self._current & self._outstanding.keys())
@@ -228,7 +233,7 @@ class Exchange:
         for reply in self._transport.pull(self._outstanding.keys()):
             message_id = reply.metadata.reply_to_message_id
             if self._outstanding.pop(message_id, None) is not None:
-                self._seconds[message_id] = max(self._polled - self._sent.pop(message_id, self._polled), 0.0)
+                self._seconds[message_id] = max(self._polled - self._sent.get(message_id, self._polled), 0.0)
                 replies.append(reply)
                 continue
             # Both ids in a reply are the sender's own words: nothing that it says can tell whose reply this is.

@@ -43,20 +43,30 @@ class RoundInstructions:
         state: ServerState,
         partition: Partition,
         recipients: Iterable[int] | None = None,
+        spare: int = 0,
     ) -> "RoundInstructions":
-        """Return the work policy's instructions; only the recipients (by default all workers) decide the budget."""
+        """Return the work policy's instructions.
+
+        Only the recipients (by default all workers) decide the budget, and of these not the ``spare`` fastest: a false
+        speed of one of them cannot shorten the round.
+        """
         sizes = batch_sizes(work.batch_size, len(state.rows), partition.batch_ratios)
         target = work.target_samples(sizes, state.left_in_batch)
         seconds = state.seconds_per_minibatch
         if recipients is not None:
             seconds = np.where(np.isin(np.arange(len(seconds)), list(recipients)), seconds, np.nan)
+        if spare:
+            order = np.argsort(seconds * target, kind="stable")  # NaN last
+            known = int(np.isfinite(seconds).sum())
+            seconds = seconds.copy()
+            seconds[order[: max(min(spare, known - 1), 0)]] = np.nan
         return cls(server_round, sizes, target, work.budget(seconds, target))
 
-    def target_minibatches(self, rank: int, work: WorkPolicy) -> int:
+    def target_minibatches(self, rank: int, minibatch_size: int) -> int:
         """Return the mini-batches of a worker's target: those of its whole batches, or of what is left of one."""
-        per_batch = -(-int(self.batch_sizes[rank]) // work.minibatch_size)
+        per_batch = -(-int(self.batch_sizes[rank]) // minibatch_size)
         full, left = divmod(int(self.target_samples[rank]), int(self.batch_sizes[rank]))
-        return full * per_batch - (-left // work.minibatch_size)
+        return full * per_batch - (-left // minibatch_size)
 
     def instructions(self, rank: int, seed: int, work: WorkPolicy, sgd: SGD, state: ServerState) -> TrainInstructions:
         """Return one worker's instructions."""

@@ -103,6 +103,7 @@ def worker_fields(received: Received, timed_out: list[int], num_workers: int) ->
         "late": sorted([*timed_out, *received.dropped]),
         "rejected": len(received.rejections),
         "rejections": {str(rank): reason for rank, reason in sorted(received.rejections.items())},
+        "disbelieved": {str(rank): reason for rank, reason in sorted(received.disbelieved.items())},
     }
 
 
@@ -112,7 +113,7 @@ def target_fields(instructions: RoundInstructions, work: WorkPolicy) -> dict[str
     return {
         "round": instructions.server_round,
         "budget_seconds": instructions.budget_seconds if np.isfinite(instructions.budget_seconds) else None,
-        "target_minibatches": [instructions.target_minibatches(rank, work) for rank in ranks],
+        "target_minibatches": [instructions.target_minibatches(rank, work.minibatch_size) for rank in ranks],
     }
 
 

@@ -11,7 +11,7 @@ from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy
 from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster
-from echelon.server.replies import NormLimit
+from echelon.server.replies import AutoNormLimit, NormLimit
 from echelon.server.state import ServerState
 
 
@@ -43,8 +43,14 @@ class Options(TypedDict, total=False):
         Attempts at a round, one after the other without a usable reply, after which the run fails (3).
     fold_late : bool
         Let a late reply count in the round in which it arrives, instead of discarding it.
-    norm_limit : NormLimit
+    norm_limit : NormLimit or AutoNormLimit
         Bound on the norm of a local update, against hostile workers.
+    loss_lower_bound : float
+        Lowest value that the training loss can have: 0 (default) for cross-entropy; -inf for a loss without a bound. A
+        reply that reports a lower one is rejected.
+    robust : bool
+        Bound what a few lying workers can do (false): an :class:`AutoNormLimit`, budgets that do not depend on the
+        fastest workers, and the strategy's robust rule. See ``docs/algorithms/robust.md``.
     held_out_loss : callable
         (arrays) -> loss on a shared held-out batch, for strategies that rank the workers by it.
     buffers : iterable of str
@@ -72,7 +78,9 @@ class Options(TypedDict, total=False):
     adapt_grace: bool
     max_empty_rounds: int
     fold_late: bool
-    norm_limit: NormLimit | None
+    norm_limit: NormLimit | AutoNormLimit | None
+    loss_lower_bound: float
+    robust: bool
     held_out_loss: Callable[[ArrayRecord], float] | None
     buffers: Iterable[str] | None
     window: int | None

@@ -79,6 +79,41 @@ class NormLimit:
         return np.float32(self.value / norm)
 
 
+@dataclass(frozen=True)
+class AutoNormLimit:
+    """A :class:`NormLimit` that follows the run: ``factor`` times the median of the workers' latest update norms.
+
+    Every worker has one norm in the median, its latest accepted one, so a few liars cannot move it far.
+
+    Parameters
+    ----------
+    factor : float
+        Above 1.
+    action : {"clip", "reject"}
+        As for :class:`NormLimit`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from echelon.server.replies import AutoNormLimit
+    >>> AutoNormLimit().at(np.array([0.5, 0.5, 1.0, 50.0, np.nan]))
+    NormLimit(value=1.5, action='clip')
+    """
+
+    factor: float = 2.0
+    action: Literal["clip", "reject"] = "clip"
+
+    def __post_init__(self) -> None:
+        if not self.factor > 1:
+            raise ValueError(f"the factor of max_update_norm=auto must be above 1; got {self.factor}")
+        NormLimit(1.0, self.action)
+
+    def at(self, norms: NDArray[np.float64]) -> NormLimit | None:
+        """Return the limit for the workers' latest norms, (N,), NaN where unknown; None without a norm above 0."""
+        known = norms[norms > 0]
+        return NormLimit(self.factor * float(np.median(known)), self.action) if known.size else None
+
+
 def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size: int | None = None) -> Reply:
     """Check a reply to a train message.
 

@@ -18,6 +18,7 @@ from echelon.server.latency import Latencies
 from echelon.server.model import lay_out_model
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
+from echelon.server.plausibility import Plausibility, believed_entries
 from echelon.server.registration import Registration
 from echelon.server.state import ServerState
 from echelon.server.updates import ReplyProcessor
@@ -116,6 +117,7 @@ def open_session(
     roster_timeout = options.get("roster_timeout", 600.0)
     roster = registration.register(options.get("num_workers"), roster_timeout)
     layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())
+    roster.entries[:] = believed_entries(roster.entries)
     partition = options.get("partition") or Partition()
     if callable(partition):
         partition = partition(roster)
@@ -129,11 +131,13 @@ def open_session(
     state = _continued(options.get("state"), initial)
     unknown = np.isnan(state.seconds_per_minibatch)
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
+    shard_sizes = roster.shard_sizes if sizes is None else sizes
+    limit, lowest = options.get("norm_limit"), options.get("loss_lower_bound", 0.0)
+    plausibility = Plausibility(work.minibatch_size, lowest, bool(config.get("wall_clock", False)))
     partial_work = not isinstance(work, FullBatch)
     processor = ReplyProcessor(
-        exchange, registration, layout, sizes, options.get("norm_limit"), fold_late, sgd, partial_work
+        exchange, registration, layout, shard_sizes, limit, fold_late, sgd, plausibility, partial_work
     )
-    shard_sizes = roster.shard_sizes if sizes is None else sizes
     return Session(
         exchange,
         registration,

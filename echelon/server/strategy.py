@@ -20,6 +20,7 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlowerBase
 from flwr.supercore import log
 
+from echelon.algorithms.robust import assumed_liars
 from echelon.core import operations
 from echelon.core.layout import Row
 from echelon.core.mixing import Floats, Leaders, Mixing
@@ -28,10 +29,11 @@ from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.exchange import RunStoppedError
 from echelon.server.instructions import Round, RoundInstructions, train_message
+from echelon.server.measurements import Measurements
 from echelon.server.metrics import round_record
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
-from echelon.server.replies import Reply
+from echelon.server.replies import AutoNormLimit, Reply
 from echelon.server.rounds import AllWorkersFailedError, Rounds
 from echelon.server.session import Session, open_session
 from echelon.server.state import ServerState
@@ -51,7 +53,14 @@ class FlowerStrategy(Strategy, FlowerBase):
     ----------
     **options : Options
         See :class:`echelon.server.options.Options`.
+
+    Attributes
+    ----------
+    has_robust_rule : bool
+        Whether the class honours ``robust=True``; otherwise the option is an error.
     """
+
+    has_robust_rule: bool = False
 
     def __init__(self, **options: Unpack[Options]) -> None:
         super().__init__(work=options.get("work"), sgd=options.get("sgd"), seed=options.get("seed", 0))
@@ -62,6 +71,12 @@ class FlowerStrategy(Strategy, FlowerBase):
         self.adapt_grace = options.get("adapt_grace", True)
         self._rounds = Rounds(options.get("max_empty_rounds", 3))
         self.fold_late = options.get("fold_late", False)
+        self.robust = options.get("robust", False)
+        if self.robust and not self.has_robust_rule:
+            name = type(self).__name__
+            raise ValueError(f"strategy.robust must be false with {name}, which has no robust rule; got true")
+        if self.robust and options.get("norm_limit") is None:
+            options["norm_limit"] = AutoNormLimit()
         self._options = options
         self._session: Session | None = None
         self._round: Round | None = None
@@ -294,7 +309,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         numbers = round_numbers(instructions, received.replies, state)
         factors = self.update_scales(numbers)
         updated = scale_updates(received.replies, factors, state, session.mixed, session.processor.norm_limit)
-        mixing = self.mixing(numbers)
+        mixing = self.mixing(replace(numbers, host=self._measurements(updated)))
         if mixing.leaders is not None:
             state.extras[_LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
         drift = self.aggregate(updated, mixing)
@@ -321,8 +336,10 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def _begin(self, server_round: int, recipients: list[int]) -> Round:
         session = self.session
-        instructions = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients)
-        grace = self.grace_seconds
+        spare, grace = assumed_liars(len(recipients)) if self.robust else 0, self.grace_seconds
+        instructions = RoundInstructions.make(
+            server_round, self.work, session.state, session.partition, recipients, spare
+        )
         return Round(instructions, recipients, session.latencies.grace(grace) if self.adapt_grace else grace)
 
     def _messages(self, begun: Round, config: ConfigRecord) -> Iterable[Message]:
@@ -348,6 +365,10 @@ class FlowerStrategy(Strategy, FlowerBase):
         record.update(config)
         node_id = session.roster.node_ids[rank]
         return train_message(node_id, rank, record, state, session.layout, session.partition, extra)
+
+    def _measurements(self, updated: Mapping[int, Row]) -> Measurements:
+        held_out_loss = self._options.get("held_out_loss")
+        return Measurements(self.state, updated, self.session.layout, self.order, held_out_loss)
 
     def _measured_losses(self, replies: Mapping[int, Reply]) -> Floats:
         """Return the round's losses by rank, shape (N,), as the strategy ranks the workers; NaN where there is none."""

@@ -1,7 +1,7 @@
 """From a round's messages to local updates: replies by rank, absent workers, rejections, and the scaled new rows."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from logging import WARNING
 
 import numpy as np
@@ -16,9 +16,12 @@ from echelon.protocol.layout import ArrayLayout
 from echelon.server.exchange import Exchange
 from echelon.server.instructions import RoundInstructions
 from echelon.server.nodes import QUERY_TYPE
+from echelon.server.plausibility import Plausibility
 from echelon.server.registration import Registration
-from echelon.server.replies import NormLimit, RejectedReplyError, Reply, read
+from echelon.server.replies import AutoNormLimit, NormLimit, RejectedReplyError, Reply, read
 from echelon.server.state import ServerState
+
+_NORMS = "update_norms"
 
 
 @dataclass
@@ -33,6 +36,8 @@ class Received:
         Workers that said they are offline, and for how many seconds.
     rejections : dict of int to str
         Why a reply was rejected.
+    disbelieved : dict of int to str
+        Which number of a usable reply counts as another one, and why.
     late : set of int
         Workers whose reply in ``replies`` answers an earlier round.
     dropped : list of int
@@ -42,6 +47,7 @@ class Received:
     replies: dict[int, Reply] = field(default_factory=dict)
     offline: dict[int, float] = field(default_factory=dict)
     rejections: dict[int, str] = field(default_factory=dict)
+    disbelieved: dict[int, str] = field(default_factory=dict)
     late: set[int] = field(default_factory=set)
     dropped: list[int] = field(default_factory=list)
 
@@ -63,19 +69,23 @@ class ReplyProcessor:
     ----------
     exchange, registration, layout
         Of the run.
-    shard_sizes : int64 ndarray, shape (N,), or None
-        Samples that the server assigned to each worker; None where workers use their own data.
-    norm_limit : NormLimit, optional
+    shard_sizes : int64 ndarray, shape (N,)
+        Samples of each worker, as assigned or as it said in the handshake; 0 where that is unknown.
+    norm_limit : NormLimit or AutoNormLimit, optional
         Bound on the norm of a local update.
     fold_late : bool
         Whether a reply to an earlier round counts in the round in which it arrives.
     sgd : SGD
         Of the run: a bound on updates also bounds the steps of momentum.
+    plausibility : Plausibility
+        Bounds what reports may say.
     partial_work : bool
         Whether a worker may have to stop before it has done all of a round's work.
 
     Attributes
     ----------
+    norm_limit : NormLimit or None
+        The bound of the latest round.
     whole_rounds : set of int
         Workers whose clients cannot stop within a budget.
     """
@@ -85,20 +95,23 @@ class ReplyProcessor:
         exchange: Exchange,
         registration: Registration,
         layout: ArrayLayout,
-        shard_sizes: NDArray[np.int64] | None,
-        norm_limit: NormLimit | None,
+        shard_sizes: NDArray[np.int64],
+        norm_limit: NormLimit | AutoNormLimit | None,
         fold_late: bool,
         sgd: SGD,
+        plausibility: Plausibility,
         partial_work: bool = False,
     ) -> None:
         self.exchange = exchange
         self.registration = registration
         self.layout = layout
         self.shard_sizes = shard_sizes
-        self.norm_limit = norm_limit
+        self._auto_limit = norm_limit if isinstance(norm_limit, AutoNormLimit) else None
+        self.norm_limit = None if isinstance(norm_limit, AutoNormLimit) else norm_limit
         self.fold_late = fold_late
         self.sgd = sgd
         self.partial_work = partial_work
+        self.plausibility = plausibility
         self.received = Received()
         self.whole_rounds: set[int] = set()
         self._rows_in_flight: dict[int, Row] = {}
@@ -112,12 +125,15 @@ class ReplyProcessor:
                 continue
             older = self._older_row(rank, message)
             try:
-                shard_size = None if self.shard_sizes is None else int(self.shard_sizes[rank])
+                shard_size = int(self.shard_sizes[rank]) or None
                 reply = read(message, self.layout, int(instructions.target_samples[rank]), shard_size)
-                self._bound(reply, older, state.rows[rank], self.sgd.at(instructions.server_round))
+                reply = self._believed(reply, rank, message, instructions, state)
+                if self._auto_limit is None:
+                    self._bound(reply, state.rows[rank] if older is None else older, instructions)
+                if older is not None:
+                    self._carry_over(reply, older, state.rows[rank])
             except RejectedReplyError as error:
-                log(WARNING, "Round %s: worker %s is left out: %s", instructions.server_round, rank, error)
-                received.rejections[rank] = str(error)
+                self._reject(rank, error, instructions)
                 continue
             if reply.row is None:
                 received.offline[rank] = reply.report.away_seconds
@@ -127,6 +143,8 @@ class ReplyProcessor:
                 if older is not None:
                     received.late.add(rank)
         received.replies = dict(sorted(received.replies.items()))
+        if self._auto_limit is not None:
+            self._bound_by_median(self._auto_limit, instructions, state)
         return received
 
     def sender(self, message: Message, wanted: str) -> int | None:
@@ -172,16 +190,54 @@ class ReplyProcessor:
         older = self._rows_in_flight.pop(rank, None)
         return older if self.exchange.is_late(message) else None
 
-    def _bound(self, reply: Reply, older: Row | None, now: Row, learning_rate: float) -> None:
-        """Bound a local update, and carry a late one over to its worker's current row."""
+    def _reject(self, rank: int, error: RejectedReplyError, instructions: RoundInstructions) -> None:
+        log(WARNING, "Round %s: worker %s is left out: %s", instructions.server_round, rank, error)
+        self.received.rejections[rank] = str(error)
+
+    def _believed(
+        self, reply: Reply, rank: int, message: Message, instructions: RoundInstructions, state: ServerState
+    ) -> Reply:
+        """Return a reply with numbers that can be believed; raises as :meth:`Plausibility.check`."""
         if reply.row is None:
+            return reply
+        minibatches = instructions.target_minibatches(rank, self.plausibility.minibatch_size)
+        self.plausibility.check(reply.report, minibatches, self.exchange.seconds_since_push(message))
+        report, reason = self.plausibility.believed(reply.report, state.seconds_per_minibatch)
+        if reason is not None:
+            log(WARNING, "Round %s: worker %s is not believed: %s", instructions.server_round, rank, reason)
+            self.received.disbelieved[rank] = reason
+        return replace(reply, report=report)
+
+    def _bound_by_median(self, limit: AutoNormLimit, instructions: RoundInstructions, state: ServerState) -> None:
+        """Bound all updates of the round by the median of the latest norms, this round's included."""
+        replies, mixed = self.received.replies, self.layout.mixed
+        norms = state.extras.get(_NORMS, np.full(len(state.rows), np.nan)).astype(np.float64)
+        for rank, reply in replies.items():
+            if reply.row is not None:
+                norms[rank] = np.linalg.norm(reply.row[mixed] - state.rows[rank, mixed])
+        self.norm_limit = limit.at(norms)
+        for rank, reply in list(replies.items()):
+            try:
+                self._bound(reply, state.rows[rank], instructions)
+            except RejectedReplyError as error:
+                self._reject(rank, error, instructions)
+                self.received.late.discard(rank)
+                del replies[rank]
+        state.extras[_NORMS] = norms if self.norm_limit is None else np.minimum(norms, self.norm_limit.value)
+
+    def _bound(self, reply: Reply, start: Row, instructions: RoundInstructions) -> None:
+        """Bound a local update that started from ``start``."""
+        if reply.row is None or self.norm_limit is None:
             return
         mixed = self.layout.mixed
-        if self.norm_limit is not None:
-            self.norm_limit.apply(reply.row[mixed], (now if older is None else older)[mixed])
-            if reply.momentum is not None:
-                self.norm_limit.apply_to_momentum(reply.momentum, learning_rate)
-        if older is not None:
+        self.norm_limit.apply(reply.row[mixed], start[mixed])
+        if reply.momentum is not None:
+            self.norm_limit.apply_to_momentum(reply.momentum, self.sgd.at(instructions.server_round))
+
+    def _carry_over(self, reply: Reply, older: Row, now: Row) -> None:
+        """Carry a late update, which started from ``older``, over to its worker's current row."""
+        if reply.row is not None:
+            mixed = self.layout.mixed
             reply.row[mixed] += now[mixed] - older[mixed]
 
 

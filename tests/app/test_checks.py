@@ -16,6 +16,20 @@ VALUES = {
         "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
     ),
     "nodes=[3,4]": "nodes must be empty in a simulation, whose nodes have random ids; got [3, 4]",
+    "strategy.gate=true": "strategy.gate=true needs strategy.signal=held_out; got train_loss",
+    "strategy.robust=true strategy.force=in_step": (
+        "strategy.gate=true needs strategy.force=after_mixing; got in_step"
+    ),
+    "strategy=fedbuff strategy.robust=true": (
+        "strategy.robust must be false with FedBuff, which has no robust rule; got true"
+    ),
+    "strategy=over_selection strategy.robust=true": (
+        "strategy.robust must be false with OverSelection, which has no robust rule; got true"
+    ),
+    "strategy=fedbuff strategy.max_update_norm=auto": (
+        "strategy.max_update_norm must be a number or null with strategy=fedbuff, which has no rounds of all workers; "
+        "got auto"
+    ),
     "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
     "partitioner.features=model": (
         "partitioner.features=model needs partitioner.model_path, the run that trained the model; got null"

@@ -44,7 +44,12 @@ class TestCompose:
         }
         assert config.workers == 8
         assert isinstance(config.strategy, ALDSGD)
-        assert (config.strategy.c1, config.strategy.c2, config.strategy.p1, config.strategy.p2) == (0.3, 0.1, 0.1, 0.1)
+        assert (config.strategy.c1, config.strategy.c2, config.strategy.p1, config.strategy.p2) == (
+            0.3,
+            None,
+            0.1,
+            None,
+        )
 
     def test_fleets_are_those_of_the_design(self) -> None:
         stragglers, two_speed = (compose([f"fleet={name}"]).fleet for name in ("stragglers", "two_speed"))

@@ -36,6 +36,11 @@ STRATEGIES: dict[str, Factory] = {
     "al_dsgd on matcha": partial(ALDSGD, "ring", base="matcha", communication_budget=0.6, degree="active"),
     "al_dsgd in step": partial(ALDSGD, "ring", force="in_step", signal="ema", decay=0.9, every=2),
     "al_dsgd held out": partial(ALDSGD, "ring", signal="held_out", held_out_loss=_spread),
+    "all_reduce robust": partial(AllReduce, robust=True),
+    "d_psgd robust": partial(DPSGD, "complete", robust=True),
+    "d_psgd combine first, robust": partial(DPSGD, "ring", order="combine_then_adapt", robust=True),
+    "matcha robust": partial(Matcha, "ring", communication_budget=0.5, robust=True),
+    "al_dsgd robust": partial(ALDSGD, "ring", robust=True, held_out_loss=_spread),
     "over_selection": partial(OverSelection, keep=0.75),
     "fedbuff": partial(FedBuff, buffer_size=2),
 }

@@ -5,6 +5,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import pytest
+from flwr.app import ArrayRecord
 
 from echelon.algorithms.mixing import metropolis
 from strategies import ALDSGD, FullBatch, Options, Partition, ServerState
@@ -82,3 +83,36 @@ def test_the_average_over_rounds_when_it_is_the_signal(signal: Any, losses: list
     app = scripted.Script(CENTRES, loss=lambda rank, instructions: 2.0 * instructions.server_round - 1.0)
     strategy.start(scripted.grid(app), scripted.model(), 2, evaluate_fn=lambda number, arrays: None)
     assert seen == losses
+
+
+def test_a_worker_follows_only_who_is_better_than_its_own_mixed_model() -> None:
+    """The loss is the distance to 1: worker 2 (2 -> 1.5) leads, and nobody whose average is nearer follows it."""
+
+    def loss(arrays: ArrayRecord) -> float:
+        return abs(float(arrays["w"].numpy()[0]) - 1.0)
+
+    rows, records = run(1, signal="held_out", gate=True, held_out_loss=loss)
+    y = step(np.full(5, 2.0))
+    mixed = metropolis(GRAPH) @ y
+    expected = mixed.copy()
+    followed = []
+    for i in GRAPH:
+        best = min([i, *sorted(GRAPH[i])], key=lambda j: abs(y[j] - 1))
+        if abs(y[best] - 1) < abs(mixed[i] - 1):
+            followed.append(i)
+            expected[i] = 0.63 * mixed[i] + 0.37 * y[best]
+    assert 0 < len(followed) < 5
+    np.testing.assert_allclose(rows[0], expected, rtol=1e-6)
+    assert records[0]["leaders_best"] == [min([i, *sorted(GRAPH[i])], key=lambda j: abs(y[j] - 1)) for i in range(5)]
+
+
+def test_the_gate_needs_held_out_losses() -> None:
+    with pytest.raises(ValueError, match=r"strategy\.gate=true needs strategy\.signal=held_out; got train_loss"):
+        ALDSGD(GRAPH, gate=True)
+
+
+def test_the_leader_by_degree_is_off_with_the_gate() -> None:
+    assert ALDSGD(GRAPH).weights == {"c1": 0.3, "c2": 0.1, "p1": 0.1, "p2": 0.1}
+    robust = ALDSGD(GRAPH, robust=True, held_out_loss=lambda arrays: 0.0)
+    assert robust.weights == {"c1": 0.3, "c2": 0.0, "p1": 0.1, "p2": 0.0}
+    assert (robust.signal, robust.gate) == ("held_out", True)

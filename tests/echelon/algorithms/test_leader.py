@@ -218,3 +218,15 @@ class TestDecay:
     def test_refuses_a_rate_out_of_range(self, rate: float) -> None:
         with pytest.raises(ValueError, match=rf"strategy.decay must lie in \(0, 1\]; got {rate}"):
             decay(0.3, rate, 0)
+
+
+def test_a_closed_gate_leaves_a_row_to_the_base_rule() -> None:
+    W, losses = metropolis(topology.g0()), [8, 7, 6, 5, 4, 3, 2, 1]
+    weights = {"c1": 0.3, "c2": 0.0, "p1": 0.1, "p2": 0.0}
+    plain = operator(W, topology.g0(), losses, **weights)
+    gate = [True, False] * 4
+    found = operator(W, topology.g0(), losses, **weights, gate=gate)
+    np.testing.assert_array_equal(found[::2], plain[::2])
+    np.testing.assert_array_equal(found[1::2], W[1::2])
+    with_degree = operator(W, topology.g0(), losses, **DEFAULTS, gate=[False] * 8)
+    np.testing.assert_array_equal(with_degree, operator(W, topology.g0(), losses, **DEFAULTS | {"c1": 0.0, "p1": 0.0}))

@@ -52,6 +52,13 @@ def test_samples_beyond_the_target_are_not_reported(time: Time) -> None:
     assert run(time, target_samples=6)[0].report()["samples"] == 6
 
 
+def test_minibatches_are_those_of_the_run_not_of_the_loader(time: Time) -> None:
+    budget, seen = run(time, target_samples=12, minibatch_size=5)
+    assert len(seen) == 3
+    assert budget.report()["minibatches"] == 3
+    assert run(time, target_samples=12, minibatch_size=2)[0].report()["minibatches"] == 6
+
+
 def test_the_target_is_that_of_the_steps_without_another_one(time: Time) -> None:
     assert len(run(time, local_steps=2, batch_size=8)[1]) == 4
 
