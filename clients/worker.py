@@ -103,7 +103,7 @@ class Worker:
         if INITIAL in config:
             initial: Any = config[INITIAL]
             self.model.check_names(initial)
-            entry = replace(entry, buffers=self.model.buffers(leave_out=initial))
+            entry = replace(entry, buffers=self.model.buffers(leave_out=initial) or None)
         fleet = self._simulated(instructions)
         if fleet is not None:
             device = fleet.device(rank)

@@ -168,6 +168,8 @@ def _parse(text: str) -> Override:
 def _form(text: str) -> str:
     """Return what is wrong with the form of an override, with the first character that needs quotation marks."""
     name, equals, value = text.partition("=")
+    if "\0" in value:
+        return f"{name} must not contain a NUL character"
     special = _NEEDS_QUOTES.search(value)
     if not equals or special is None or value[:1] in "'\"[{":
         return "an override must have the form key=value, with spaces and commas quoted"

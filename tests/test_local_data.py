@@ -15,6 +15,8 @@ from echelon.reports import progress
 
 WORKERS = 3
 SAMPLES = (20, 30, 40)
+# What the worker says of its model: names, and a digest of what does not travel.
+PARTS = {"trainable", "buffers", "tied", "frozen", "momentum", "vectors", "numbers"}
 MARK = 123  # a pixel value that only the workers' own data has
 
 
@@ -62,7 +64,9 @@ def test_only_rows_and_numbers_leave_a_worker(momentum: float, tmp_path: Path) -
     assert len(grid.heard) == len(queries) + len(trained)
     for reply in queries:
         assert set(reply.content) == {"metrics", "config"}
-        assert set(reply.content.config_records["config"]) == {"device", "packs"}
+        config_record = reply.content.config_records["config"]
+        assert set(config_record) == {"device", "packs", *PARTS}
+        assert not any(isinstance(value, bytes) for value in config_record.values())
     names = {"arrays", "metrics"} | ({"momentum"} if momentum else set())
     model = {name: tensor.shape for name, tensor in client_app.build_model(config).state_dict().items()}
     for reply in trained:

@@ -85,12 +85,20 @@ def _loggers_to(log: TextIO, afterwards: TextIO) -> Iterator[None]:
     finally:
         for handler, stream in previous:
             if stream is not None:
-                handler.setStream(stream)
+                _set_stream(handler, stream)
         # Handlers created in the meantime refer to the log, which is about to be closed.
         for name in ("root", *logging.root.manager.loggerDict):
             for handler in _stream_handlers(name):
                 if handler.stream is log:
-                    handler.setStream(afterwards)
+                    _set_stream(handler, afterwards)
+
+
+def _set_stream(handler: "logging.StreamHandler[TextIO]", stream: TextIO) -> None:
+    """Let a handler write to a stream, also if what it wrote to the one before cannot be flushed (a full disk)."""
+    try:
+        handler.setStream(stream)
+    except OSError:
+        handler.stream = stream
 
 
 def _stream_handlers(name: str) -> list["logging.StreamHandler[TextIO]"]:

@@ -26,6 +26,7 @@ def test_what_a_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     program.parent.mkdir()
     program.write_text("#!/bin/sh\ntouch state.db; mkdir folder\n")
     program.chmod(0o755)
+    program.with_name("python").symlink_to(sys.executable)  # what the deployment needs beside the program
     monkeypatch.setattr(sys, "executable", str(program.with_name("python")))
     deployment = Loopback(tmp_path / "deployment")
     try:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from time import monotonic, sleep
 from typing import Any
 
@@ -18,6 +19,7 @@ from flwr.superlink.grid import HttpGrid
 
 from echelon.server.transport import ThreadedTransport, Transport, make_transport
 from tests import tiny
+from tests.processes import wait_for
 
 
 class SuperLink:
@@ -163,6 +165,7 @@ def test_threads_end_when_the_run_does(deployed: Transport, superlink: SuperLink
     started = set(threading.enumerate()) - before
     deployed.close()
     for thread in started:
+        wait_for(partial(getattr, thread, "ident"), 20)  # it is listed before it runs
         thread.join(20)
     assert not any(thread.is_alive() for thread in started)
 
