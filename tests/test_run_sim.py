@@ -362,8 +362,8 @@ class TestOneLine:
             ([f"run_dir={long}"], f"{long}: cannot be written: File name too long"),
             ([f"resume={long}"], f"resume: {long}/config.yaml: File name too long"),
             (["fleet=trace", f"fleet.path={long}"], f"fleet.path: File name too long: {long}"),
-            (["run_dir=a\0b"], "run_dir must not contain a NUL character; got run_dir=a\0b"),
-            (["resume=a\0b"], "resume must not contain a NUL character; got resume=a\0b"),
+            (["run_dir=a\0b"], r"run_dir must not contain a NUL character; got run_dir=a\x00b"),
+            (["resume=a\0b"], r"resume must not contain a NUL character; got resume=a\x00b"),
         ):
             assert command(*QUICK, *overrides) == 2
             assert capsys.readouterr().err == f"error: {line}\n"
