@@ -5,10 +5,14 @@ they end with the process that holds the deployment, even if that is killed (:mo
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -146,12 +150,12 @@ class Loopback:
     def _start(
         self, name: str, program: str, *arguments: object, log: str = "", home: str = "", **variables: str
     ) -> subprocess.Popen[bytes]:
-        if self._reaper is None:
-            command = [sys.executable, "-I", "-S", reaper.__file__]
-            self._reaper = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
         environment = {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home or name}"), **variables}
         command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
-        with (self.logs / f"{log or name}.log").open("ab") as output:
+        with (self.logs / f"{log or name}.log").open("ab") as output, _undisturbed():
+            if self._reaper is None:
+                watch = [sys.executable, "-I", "-S", reaper.__file__]
+                self._reaper = subprocess.Popen(watch, stdin=subprocess.PIPE, text=True, start_new_session=True)
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -162,9 +166,9 @@ class Loopback:
                 start_new_session=True,
                 umask=0o077,  # the database holds models and tokens
             )
-        self._processes[name] = process
-        assert self._reaper.stdin is not None
-        print(process.pid, file=self._reaper.stdin, flush=True)
+            self._processes[name] = process
+            assert self._reaper.stdin is not None
+            print(process.pid, file=self._reaper.stdin, flush=True)
         return process
 
     def _wait_for_port(self) -> None:
@@ -177,6 +181,26 @@ class Loopback:
                     return
             time.sleep(0.1)
         raise RuntimeError(f"the SuperLink did not start: {self.log('superlink')}")
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM: a process that has started must be known before the deployment can be stopped."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    handlers = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler is not None}
+    for number in before:
+        signal.signal(number, lambda received, frame: caught.append(received))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in caught[:1]:
+        signal.raise_signal(number)
 
 
 def free_port() -> int:

@@ -48,6 +48,7 @@ def test_a_serverapp_saves_on_sigterm() -> None:
         deployment = Loopback(folder)
         deployment._environment.update(family.environment)
         with deployment:
+            deployment.register("supernode-0")
             deployment.start_node("supernode-0", "rank=0 num-partitions=1")
             deployment.run(overrides=f"{settings} run_dir={run}")
             metrics = run / "metrics.jsonl"
