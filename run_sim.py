@@ -11,6 +11,7 @@ if __name__ == "__main__":
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -47,7 +48,7 @@ def run(config: Config) -> int:
     try:
         with folder, capture.to_log(folder.log) as console:
             say = console.print if console.is_terminal else None
-            with signals.graceful(stop, lambda: _interrupted(path), say):
+            with signals.graceful(stop, lambda: _interrupted(config, path), say):
                 status = _run(config, folder, console, stop)
     except OSError as error:  # of the log; those of the run are reported in `_run`
         raise ConfigError(f"{folder.log}: cannot be written: {error.strerror}") from error
@@ -62,16 +63,16 @@ def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> in
             _simulate(config, folder, view, stop)
         failure = None
     except (RunStoppedError, KeyboardInterrupt):
-        return _fail(console, _interrupted(folder.path), signals.status() or INTERRUPTED)
+        return _fail(console, _interrupted(config, folder.path), signals.status() or INTERRUPTED)
     except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
         stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
         failure = str(error)
     except OSError as error:
         stop.set()
         traceback.print_exc()
-        failure = f"{error}; {_resume_hint(folder.path)}"
+        failure = f"{error}; {_resume_hint(config, folder.path)}"
     if (stopped := signals.status()) is not None:  # a signal to all processes makes workers fail, too
-        return _fail(console, _interrupted(folder.path), stopped)
+        return _fail(console, _interrupted(config, folder.path), stopped)
     return 0 if failure is None else _fail(console, f"error: {failure} (details in {folder.log})", 1)
 
 
@@ -84,14 +85,17 @@ def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: 
         made(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))
 
 
-def _resume_hint(path: Path) -> str:
+def _resume_hint(config: Config, path: Path) -> str:
+    plain = re.fullmatch(r"[\w/.:+-]+", str(path))
+    command = f"python run_sim.py resume={path}" if plain else f"python run_sim.py \"resume='{path}'\""
     if checkpoint.exists(path / "checkpoint"):
-        return f"to continue: python run_sim.py resume={path}"
-    return f"there is no checkpoint to continue from; to start again: python run_sim.py resume={path}"
+        return f"to continue: {command}"
+    again = f"; to start again: {command}" if config.checkpoint_every else " (checkpoint_every=0)"
+    return f"there is no checkpoint to continue from{again}"
 
 
-def _interrupted(path: Path) -> str:
-    return f"interrupted; {_resume_hint(path)}"
+def _interrupted(config: Config, path: Path) -> str:
+    return f"interrupted; {_resume_hint(config, path)}"
 
 
 def _fail(console: Console, line: str, status: int) -> int:

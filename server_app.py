@@ -117,8 +117,10 @@ def open_folder(config: Config, path: Path) -> RunFolder:
 
 def _reached(folder: RunFolder) -> int:
     """Return the round to continue after; 0 if the run ended before its first checkpoint was due."""
-    saved = folder.path / "checkpoint"
-    if folder.finished or not folder.config.get("checkpoint_every") or checkpoint.exists(saved):
+    saved, every = folder.path / "checkpoint", folder.config.get("checkpoint_every")
+    rounds = folder.metrics[-1]["round"] if folder.metrics else 0
+    # It may have been killed between the record of a round and its checkpoint; beyond that, the checkpoints are lost.
+    if folder.finished or not every or rounds > every or checkpoint.exists(saved):
         return checkpoint.load(saved).round
     print(f"{folder.path} has no checkpoint yet: the run starts again", file=sys.stderr)
     return 0
@@ -174,8 +176,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
                 evaluate_fn=evaluation,
             )
         summary = _summary(config, last or RunFolder.open(folder.path).metrics[-1], strategy.state)
-        summary["whole_rounds"] = sorted(strategy.session.processor.whole_rounds)
-        summary |= _thin_rounds(RunFolder.open(folder.path))
+        summary |= _counts(RunFolder.open(folder.path))
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
         saver.stopped()
@@ -215,9 +216,10 @@ def _evaluate_last(folder: RunFolder, evaluation: Evaluation, state: ServerState
         folder.amend_last(evaluate_models(evaluation, state.round, state, ArrayLayout(arrays))[1])
 
 
-def _thin_rounds(folder: RunFolder) -> dict[str, int]:
-    """Return how many rounds of a whole run, resumed or not, had few workers, and how many attempts had none."""
+def _counts(folder: RunFolder) -> dict[str, Any]:
+    """Count over a whole run, resumed or not: rounds with few workers, attempts with none, clients without a budget."""
     return {
+        "whole_rounds": sorted({rank for record in folder.metrics for rank in record.get("whole_rounds", ())}),
         "thin_rounds": sum(bool(record.get("thin")) for record in folder.metrics),
         "empty_attempts": sum(record.get("empty_attempts", 0) for record in folder.metrics),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
@@ -22,11 +22,14 @@ from conf.validation import validate
 from echelon.core import plain_yaml
 
 # Storage, progress and process management do not change the result of a run.
-_NOT_HASHED = ("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment")
+_NOT_HASHED = (
+    *("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment", "nodes"),
+    *("work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
+)
 
 # The saved state depends on these: samples, partition, random streams and the shape of a row.
-_FIXED = ("seed", "workers", "task", "model", "partitioner")
-_NOT_FIXED = ("task.root", "task.download")  # data may be moved
+_FIXED = ("seed", "workers", "task", "model", "partitioner", "optimizer")
+_NOT_FIXED = ("task.root", "task.download", "optimizer.max_grad_norm")  # data may be moved
 
 
 def _store_schema() -> None:
@@ -59,12 +62,16 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     choices = choices_of(overrides)
     check(overrides, choices)
     try:
-        with hydra.initialize_config_dir(str(ROOT), version_base="1.3"):
-            node = hydra.compose("config", as_written(overrides, choices))
+        node = _composed(as_written(overrides, choices))
     except ConfigCompositionException as error:
         merged = str(error).removeprefix("Error merging override ")
         raise ConfigError(wrong_type(merged, choices) if merged != str(error) else _first_line(error)) from error
     return _validated(node, choices)
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    with hydra.initialize_config_dir(str(ROOT), version_base="1.3"):
+        return hydra.compose("config", list(overrides))
 
 
 def recompose(config: Config, overrides: Sequence[str] = ()) -> Config:
@@ -126,7 +133,7 @@ def to_yaml(config: Config) -> str:
 
 
 def from_yaml(text: str) -> Config:
-    """Parse the output of :func:`to_yaml`.
+    """Parse the output of :func:`to_yaml`; a key that an earlier version did not have gets its default.
 
     Raises
     ------
@@ -136,11 +143,11 @@ def from_yaml(text: str) -> Config:
     try:
         plain_yaml.check(text)
         values: Any = OmegaConf.create(text)
-        node = OmegaConf.structured(Config)
         choices = {group: values[group].name for group in CHOICES}
         for group, choice in choices.items():
-            node[group] = OmegaConf.structured(CHOICES[group][choice])
-        merged = OmegaConf.merge(node, values)
+            if choice not in CHOICES[group]:
+                raise KeyError(f"{group}={choice}")
+        merged = OmegaConf.merge(_composed([f"{group}={choice}" for group, choice in choices.items()]), values)
     # OmegaConf raises AssertionError for YAML that is neither a mapping nor a list.
     except (
         OmegaConfBaseException,
@@ -157,8 +164,8 @@ def from_yaml(text: str) -> Config:
 
 def config_hash(config: Config) -> str:
     """Return a platform-independent hash (16 hexadecimal digits) of the keys that affect the result."""
-    values = {name: value for name, value in asdict(config).items() if name not in _NOT_HASHED}
-    del values["task"]["root"]
+    ignored = (*_NOT_HASHED, "task.root")
+    values = {name: value for name, value in _leaves(asdict(config)) if not _is_among(name, ignored)}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -166,8 +173,13 @@ def first_difference(config: Config, other: Config) -> str | None:
     """Return the first key that affects the result and differs, but for ``rounds``; None if there is none."""
     ignored = (*_NOT_HASHED, "rounds", "task.root")
     before, now = (dict(_leaves(asdict(each))) for each in (config, other))
-    names = (name for name in before | now if not any(name == key or name.startswith(f"{key}.") for key in ignored))
+    names = (name for name in before | now if not _is_among(name, ignored))
     return next((name for name in names if before.get(name) != now.get(name)), None)
+
+
+def _is_among(name: str, keys: Sequence[str]) -> bool:
+    """Return whether a dotted name is one of the keys, or within one."""
+    return any(name == key or name.startswith(f"{key}.") for key in keys)
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -117,11 +117,13 @@ def entries(choices: Mapping[str, str]) -> dict[str, Entry]:
     return dict(_entries(Config, {group: CHOICES[group][choice] for group, choice in choices.items()}))
 
 
-def _entries(cls: Any, classes: Mapping[str, type], prefix: str = "") -> Iterator[tuple[str, Entry]]:
+def _entries(
+    cls: Any, classes: Mapping[str, type], prefix: str = "", *, is_choice: bool = False
+) -> Iterator[tuple[str, Entry]]:
     hints = get_type_hints(cls)
     for declared in fields(cls):
         hint = classes.get(declared.name, hints[declared.name])
         if is_dataclass(hint):
-            yield from _entries(hint, {}, f"{prefix}{declared.name}.")
-        elif prefix == "" or declared.name != "name":
+            yield from _entries(hint, {}, f"{prefix}{declared.name}.", is_choice=declared.name in classes)
+        elif not (is_choice and declared.name == "name"):  # the choice itself is the key of its group
             yield prefix + declared.name, Entry(declared.metadata["key"], hint)

@@ -1,5 +1,6 @@
 """AL-DSGD (He, Wang & Choromanska, ECAI 2024): leaders among the neighbours weigh more, and pull."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, Unpack
 
@@ -85,6 +86,7 @@ class ALDSGD(Gossip):
         rule = AllEdges(mixing) if base == "d_psgd" else Matchings(communication_budget)
         super().__init__(topology, rule, order=order, allow_disconnected=allow_disconnected, **options)
         if self.robust:
+            _check_robust({"force": (force, "after_mixing"), "signal": (signal, "held_out")})
             signal, gate = "held_out", True
         c2, p2 = ((0.0 if gate else 0.1) if weight is None else weight for weight in (c2, p2))
         leader.check_weights(c1, c2, p1, p2)
@@ -163,3 +165,10 @@ class ALDSGD(Gossip):
 
     def _weights_at(self, round_number: int) -> dict[str, float]:
         return {name: leader.decay(value, self.decay, round_number - 1) for name, value in self.weights.items()}
+
+
+def _check_robust(chosen: Mapping[str, tuple[str, str]]) -> None:
+    """Refuse choices, {key: (chosen, needed)}, that ``robust`` would silently replace; the default is no choice."""
+    for name, (value, needed) in chosen.items():
+        if value not in (needed, "train_loss"):
+            raise ValueError(f"strategy.{name} must be {needed} with strategy.robust=true; got {value}")

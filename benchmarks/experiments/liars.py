@@ -184,9 +184,9 @@ def results(path: Path) -> dict[Run, float]:
     return {Run(*(line[name] for name in Run._fields)): line["accuracy"] for line in lines}
 
 
-def _missing(path: Path, seeds: int) -> list[Run]:
+def _missing(path: Path, seeds: int, kinds: Sequence[str]) -> list[Run]:
     """Return the runs to do, seed by seed."""
-    every = product(range(seeds), SHARDS, (True, False), STRATEGIES, LIES)
+    every = product(range(seeds), kinds, (True, False), STRATEGIES, LIES)
     done = results(path)
     runs = [Run(shards, lie, strategy, robust, seed) for seed, shards, robust, strategy, lie in every]
     return [run for run in runs if run not in done]
@@ -205,19 +205,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=RESULTS, type=Path, help="file of finished runs, one JSON object per line")
     parser.add_argument("--seeds", default=3, type=int, help="number of seeds")
+    parser.add_argument("--shards", nargs="*", default=list(SHARDS), choices=list(SHARDS), help="kinds of shards")
     parser.add_argument("--jobs", default=1, type=int, help="parallel runs, one process each")
     parser.add_argument("overrides", nargs="*", help="overrides for every run; give another --out with them")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    runs = _missing(options.out, options.seeds)
+    runs = _missing(options.out, options.seeds, options.shards)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for number, (run, accuracy) in enumerate(_work(runs, options.overrides, options.jobs), start=1):
         with options.out.open("a") as file:
             file.write(json.dumps({**run._asdict(), "accuracy": accuracy}) + "\n")
         print(f"{number}/{len(runs)} {run} {accuracy:.4f}", file=sys.stderr, flush=True)
     found = results(options.out)
-    for shards in SHARDS:
+    for shards in options.shards:
         print(f"\n### {shards} shards\n")
         print_table(("strategy", "robust", *LIES), list(_rows(found, shards, options.seeds)))
 

@@ -32,9 +32,11 @@ class Lock:
         If the file cannot be opened.
     """
 
+    _descriptor: int | None = None
+
     def __init__(self, folder: Path) -> None:
         # Python closes the descriptor in every program that this process starts; `_release_all` does so in a fork.
-        self._descriptor: int | None = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
+        self._descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o666)
         _held.add(self)
         try:
             self._take()

@@ -160,5 +160,6 @@ def _continued(state: ServerState | None, initial: ServerState) -> ServerState:
             f"the state to continue from has {state.rows.shape[0]} models of {state.rows.shape[1]} values; "
             f"this run has {initial.rows.shape[0]} of {initial.rows.shape[1]}"
         )
-    state.momentum = initial.momentum if state.momentum is None else state.momentum
+    if initial.momentum is None or state.momentum is None:
+        state.momentum = initial.momentum
     return state

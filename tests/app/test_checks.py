@@ -18,7 +18,12 @@ VALUES = {
     "nodes=[3,4]": "nodes must be empty in a simulation, whose nodes have random ids; got [3, 4]",
     "strategy.gate=true": "strategy.gate=true needs strategy.signal=held_out; got train_loss",
     "strategy.robust=true strategy.force=in_step": (
-        "strategy.gate=true needs strategy.force=after_mixing; got in_step"
+        "strategy.force must be after_mixing with strategy.robust=true; got in_step"
+    ),
+    "strategy.robust=true strategy.signal=ema": ("strategy.signal must be held_out with strategy.robust=true; got ema"),
+    "optimizer.state=worker": (
+        "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
+        "use engine=inline or optimizer.state=server"
     ),
     "strategy=fedbuff strategy.robust=true": (
         "strategy.robust must be false with FedBuff, which has no robust rule; got true"

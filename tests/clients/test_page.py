@@ -15,6 +15,6 @@ def test_the_example_trains() -> None:
         exec(block.replace("from echelon.clients", "from clients"), names)
     strategy = DPSGD("ring", sgd=SGD(learning_rate=0.05))
     result = strategy.start(InlineGrid(names["app"], 3), names["initial"], num_rounds=5)
-    losses = [metrics["train_loss"] for metrics in result.train_metrics_clientapp.values()]
+    losses: list[Any] = [metrics["train_loss"] for metrics in result.train_metrics_clientapp.values()]
     assert losses[-1] < losses[0]
     assert set(result.arrays or ()) == set(names["initial"])

@@ -149,6 +149,33 @@ def test_a_hostile_saved_configuration_ends_in_one_line(text: str, tmp_path: Pat
         conf.saved(str(tmp_path))
 
 
+class TestOptimizer:
+    def test_its_name_is_a_key(self) -> None:
+        assert compose(["optimizer.name=adamw"]).optimizer.name == "adamw"
+        with pytest.raises(ConfigError, match=r"^optimizer\.name must be one of sgd, adamw, .*; got lbfgs$"):
+            compose(["optimizer.name=lbfgs"])
+
+    @pytest.mark.parametrize("override", ["optimizer.name=adamw", "optimizer.state=reset"])
+    def test_it_stays_in_a_resumed_run(self, override: str) -> None:
+        with pytest.raises(ConfigError, match=rf"^{override.split('=')[0]} must stay .* in a resumed run"):
+            recompose(compose(), [override])
+        assert recompose(compose(), ["optimizer.max_grad_norm=2"]).optimizer.max_grad_norm == 2
+
+
+class TestSavedByAnEarlierVersion:
+    def test_new_keys_get_their_defaults(self) -> None:
+        config = compose(["strategy=al_dsgd", "strategy.c1=0.2", "fleet=trace", "fleet.path=devices.csv"])
+        lines = to_yaml(config).splitlines(keepends=True)
+        new = ("nodes", "precision", "robust", "gate", "timeout", "max_empty_rounds", "adapt_grace", "roster_timeout")
+        old = "".join(line for line in lines if line.split(":")[0].strip() not in new)
+        assert len(old) < len("".join(lines))
+        assert from_yaml(old) == config
+
+    def test_a_choice_that_there_is_no_more(self) -> None:
+        with pytest.raises(ConfigError, match="config.yaml is not a valid run configuration: .*strategy=gossip"):
+            from_yaml(to_yaml(compose()).replace("name: al_dsgd", "name: gossip"))
+
+
 class TestHash:
     def test_ignores_where_and_how_a_run_is_kept(self) -> None:
         config = compose()
