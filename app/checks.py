@@ -54,6 +54,15 @@ def check(config: Config, *, deployed: bool = False) -> None:
         )
     if config.nodes and not deployed:
         raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
+    if (
+        isinstance(config.work, groups.NonBlocking)
+        and config.work.estimator != "nominal"
+        and config.optimizer.name != "sgd"
+    ):
+        raise ConfigError(
+            f"work.estimator={config.work.estimator} needs optimizer.name=sgd, whose step is as large as the gradient; "
+            f"got {config.optimizer.name}"
+        )
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -74,7 +75,7 @@ class Optimizer:
         """Whether it is the SGD whose momentum strategies know and mix."""
         return self.choice == "sgd"
 
-    @property
+    @cached_property
     def slots(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the state: vectors as long as the parameters, and single numbers.
 

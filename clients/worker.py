@@ -203,8 +203,13 @@ class Worker:
         if MOMENTUM in content and self.optimizer.is_sgd:
             momentum = state.get(MOMENTUM_BUFFER)
             reply[MOMENTUM] = content.array_records[MOMENTUM] if momentum is None else self.model.unflatten(momentum)
-        elif keeps and state:
-            reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in state.items()})
+        elif keeps:
+            vectors, numbers = self.optimizer.slots  # some are not used with every hyper-parameter
+            unused = dict.fromkeys(vectors, torch.zeros_like(self.model.parameters)) | dict.fromkeys(
+                numbers, torch.zeros(())
+            )
+            whole = {name: state.get(name, value) for name, value in unused.items()}
+            reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in whole.items()})
 
     def _unchanged(self, content: RecordDict) -> RecordDict:
         """Return the reply of a worker without samples, which takes part in the averaging alone."""

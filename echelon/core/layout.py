@@ -118,9 +118,9 @@ class Layout:
         parts = parts or ModelParts.guess(values)
         self._initial = dict(values)
         self._tied = {name: parts.tied[name] for name in self._initial if name in parts.tied}
-        own = set(personal)
-        if unknown := sorted(own - set(self._initial)):
-            raise ValueError(f"buffers must name arrays of the model; got {unknown[0]}")
+        own = {parts.tied.get(name, name) for name in personal}
+        if unknown := sorted(own - {*parts.trainable, *parts.buffers}):
+            raise ValueError(f"buffers must name trainable parameters or buffers of the model; got {unknown[0]}")
         for name in (*parts.trainable, *parts.buffers):
             if name not in self._initial:
                 raise ValueError(f"the initial arrays lack {name}, which the workers' model has: pass all it trains")
@@ -145,6 +145,7 @@ class Layout:
         self.size = sum(sizes[name] for name in self._places)
         self.exact_size = sum(num_bytes[name] for name in exact)
         self._slots = dict.fromkeys(parts.vectors, self.num_parameters) | dict.fromkeys(parts.numbers, 1)
+        self._numbers = set(parts.numbers)
         self.has_momentum = parts.momentum
         self.optimizer_size = sum(self._slots.values())
         self.num_bytes = sum(self.sent_bytes.values())
@@ -267,7 +268,7 @@ class Layout:
         """Return a vector of optimiser state as named values."""
         ends = np.cumsum(list(self._slots.values()))
         pieces = zip(self._slots.items(), np.split(row, ends[:-1]), strict=True)
-        return {name: piece.reshape(() if size == 1 else size) for (name, size), piece in pieces}
+        return {name: piece.reshape(() if name in self._numbers else size) for (name, size), piece in pieces}
 
     def _fill(self, row: Row, values: Values, names: list[str]) -> None:
         for name in names:

@@ -45,7 +45,7 @@ class Attendance:
         """Admit nodes that have answered, query newcomers, log who has left; return the other late replies."""
         late = []
         for reply in self._exchange.collect_late():
-            if reply.metadata.message_type == QUERY_TYPE:
+            if self._exchange.type_of(reply) == QUERY_TYPE:
                 self._registration.admit(reply)
             else:
                 late.append(reply)

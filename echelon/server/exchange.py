@@ -51,6 +51,7 @@ class Exchange:
         self._outstanding: dict[str, int] = {}
         self._recipients: dict[str, int] = {}
         self._sent: dict[str, float] = {}
+        self._types: dict[str, str] = {}
         self._seconds: dict[str, float] = {}
         self._polled = 0.0
         self._current: set[str] = set()
@@ -86,6 +87,7 @@ class Exchange:
         unread = {reply.metadata.reply_to_message_id for reply in kept} | self._outstanding.keys()
         self._recipients = {message_id: self._recipients[message_id] for message_id in unread}
         self._sent = {message_id: self._sent[message_id] for message_id in unread & self._sent.keys()}
+        self._types = {message_id: self._types[message_id] for message_id in unread & self._types.keys()}
         self._seconds = {message_id: self._seconds[message_id] for message_id in unread & self._seconds.keys()}
         self._current = set()
         return kept + self._pull()
@@ -200,6 +202,10 @@ class Exchange:
         """
         return self._recipients.get(reply.metadata.reply_to_message_id, reply.metadata.src_node_id)
 
+    def type_of(self, reply: Message) -> str:
+        """Return the type of the message that a reply answers; errors that Flower itself makes have another one."""
+        return self._types.get(reply.metadata.reply_to_message_id, reply.metadata.message_type)
+
     def seconds_since_push(self, reply: Message) -> float:
         """Return the real time since the message of a reply was pushed; infinite if it was not pushed here."""
         return time.monotonic() - self._sent.get(reply.metadata.reply_to_message_id, -math.inf)
@@ -226,6 +232,7 @@ class Exchange:
         self._outstanding |= dict.fromkeys(message_ids, node)
         self._recipients |= dict.fromkeys(message_ids, node)
         self._sent |= dict.fromkeys(message_ids, sent)
+        self._types |= dict.fromkeys(message_ids, message.metadata.message_type)
         return message_ids
 
     def _pull(self) -> list[Message]:

@@ -63,7 +63,7 @@ class Latencies:
         """
         for reply in replies:
             rank = roster.ranks().get(exchange.node_of(reply))
-            if rank is not None and reply.metadata.message_type == MessageType.TRAIN and reply.has_content():
+            if rank is not None and exchange.type_of(reply) == MessageType.TRAIN and reply.has_content():
                 self.observe(rank, max(exchange.seconds_of(reply) - computing_seconds(reply), 0.0), grace)
             yield reply
 

@@ -1,10 +1,8 @@
 """What the workers' model is made of: they say so in the handshake, and the server lays out its rows by it."""
 
 from collections.abc import Iterable
-from logging import WARNING
 
 from flwr.app import ArrayRecord
-from flwr.supercore import log
 
 from echelon.core.layout import ModelParts, digest
 from echelon.protocol.layout import ArrayLayout
@@ -20,14 +18,14 @@ def lay_out_model(arrays: ArrayRecord, roster: Roster, personal: Iterable[str] =
     arrays : ArrayRecord
         The initial model: a ``state_dict``, or its trainable parameters alone.
     roster : Roster
-        A worker whose model differs from that of more than half of the workers is left out from now on.
+        Its entries say what the workers' models are made of.
     personal : iterable of str
         Names of values that are not mixed.
 
     Raises
     ------
     ValueError
-        If no more than half of the workers have the same model, or it is not that of ``arrays``.
+        If a worker has another model than most, or theirs is not that of ``arrays``.
     """
     parts = _agreed_parts(roster)
     if parts is None:
@@ -46,17 +44,14 @@ def lay_out_model(arrays: ArrayRecord, roster: Roster, personal: Iterable[str] =
 
 
 def _agreed_parts(roster: Roster) -> ModelParts | None:
-    """Return what more than half of the workers say of their model; None if none of them says anything."""
+    """Return what the workers say of their model; None if none of them says anything."""
     said = {rank: entry.parts for rank, entry in enumerate(roster.entries) if entry.parts is not None}
     if not said:
         return None
-    by_count = sorted(said.values(), key=list(said.values()).count)
-    parts = by_count[-1]
-    others = {rank: other for rank, other in said.items() if other != parts}
-    for rank, other in others.items():
-        reason = other.difference(parts)
-        if 2 * len(others) >= len(said):
-            raise ValueError(f"build_model must return the same model on every worker; that of worker {rank} {reason}")
-        log(WARNING, "Worker %s is left out: its model %s", rank, reason)
-        roster.left_out.add(rank)
+    parts = max(said.values(), key=list(said.values()).count)
+    for rank, other in said.items():
+        if other != parts:
+            raise ValueError(
+                f"build_model must return the same model on every worker; that of worker {rank} {other.difference(parts)}"
+            )
     return parts

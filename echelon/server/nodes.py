@@ -33,14 +33,11 @@ class Roster:
         Flower's id of each worker's node; it changes when a node comes back under a new one.
     parts : ModelParts or None
         What the workers' model is made of, once they have agreed on it.
-    left_out : set of int
-        Workers that have another model.
     """
 
     entries: list[RosterEntry]
     node_ids: list[int]
     parts: ModelParts | None = None
-    left_out: set[int] = field(default_factory=set)
     shard_sizes: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:

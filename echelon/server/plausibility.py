@@ -31,11 +31,15 @@ class Plausibility:
         Lowest value that the training loss can have: 0 for cross-entropy; -inf for a loss without a bound.
     wall_clock : bool
         Whether workers measure real time, which the server's own clock bounds.
+    by_median : bool
+        Whether speeds are compared with the fleet's median; otherwise with what the worker said in the handshake, as
+        in a simulation, where devices may differ as much as the configuration says.
     """
 
     minibatch_size: int = 1
     loss_lower_bound: float = 0.0
     wall_clock: bool = False
+    by_median: bool = True
 
     def check(self, report: TrainReport, target_minibatches: int, elapsed_seconds: float) -> None:
         """Refuse a report that cannot be true.
@@ -71,11 +75,13 @@ class Plausibility:
                 f"got {report.seconds:g}"
             )
 
-    def believed(self, report: TrainReport, known: NDArray[np.float64]) -> tuple[TrainReport, str | None]:
+    def believed(
+        self, report: TrainReport, known: NDArray[np.float64], announced: float = np.nan
+    ) -> tuple[TrainReport, str | None]:
         """Return a report whose seconds can be believed, and why they are not the reported ones (None: they are).
 
-        A worker more than ``MAX_SPEED_RATIO`` times as fast as the fleet's median counts as one of median speed, so
-        that it neither ends the rounds of all others nor changes the run's time axis.
+        A worker more than ``MAX_SPEED_RATIO`` times as fast as the fleet's median (or as it said that it is) counts as
+        one of that speed, so that it neither ends the rounds of all others nor changes the run's time axis.
 
         Parameters
         ----------
@@ -83,18 +89,21 @@ class Plausibility:
             As :meth:`check` accepts it.
         known : float64 ndarray, shape (N,)
             Estimates of all workers' seconds per mini-batch; NaN where unknown.
+        announced : float
+            The worker's own, from the handshake; NaN if unknown.
         """
         if not report.samples or not report.seconds:
             return report, None
-        median = _median(known)
+        usual = _median(known) if self.by_median else announced
         share = report.samples / self.minibatch_size
-        if median is None or report.seconds >= share * median / MAX_SPEED_RATIO:
+        if usual is None or np.isnan(usual) or report.seconds >= share * usual / MAX_SPEED_RATIO:
             return report, None
+        whose = "the fleet's median speed" if self.by_median else "the speed in its handshake"
         reason = (
-            f"seconds must be at least {share * median / MAX_SPEED_RATIO:.3g} for {report.samples} samples, the "
-            f"fleet's median speed times {MAX_SPEED_RATIO:g}; got {report.seconds:g}"
+            f"seconds must be at least {share * usual / MAX_SPEED_RATIO:.3g} for {report.samples} samples, {whose} "
+            f"times {MAX_SPEED_RATIO:g}; got {report.seconds:g}"
         )
-        return replace(report, seconds=share * median), reason
+        return replace(report, seconds=share * usual), reason
 
 
 def believed_entries(entries: Sequence[RosterEntry]) -> list[RosterEntry]:

@@ -123,7 +123,7 @@ class Registration:
             self._spares[holder] = entry.rank
         self._spares.pop(node, None)
         nodes[entry.rank] = node
-        self.roster.left_out.discard(entry.rank)
+        self.roster.shard_sizes[entry.rank] = entry.num_examples
         self._identify(node, entry)
 
     def _accept(self, made: Assignment, answers: dict[int, RosterEntry | None]) -> None:

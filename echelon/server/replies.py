@@ -140,7 +140,7 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
         report = TrainReport.from_metrics(content.metric_records[METRICS])
         obeys_budget = "samples" in content.metric_records[METRICS]
         if not obeys_budget:  # a foreign client does as it is told, and does not say so
-            report = replace(report, samples=target_samples)
+            report = replace(report, samples=target_samples if report.num_examples else 0)
         if report.away_seconds > 0:
             return Reply(report)
         if shard_size is not None and report.num_examples != shard_size:

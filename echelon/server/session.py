@@ -73,8 +73,7 @@ class Session:
     def free_ranks(self) -> list[int]:
         """Return the ranks whose nodes are connected and have answered every earlier message."""
         ranks, busy = self.roster.ranks(), self.exchange.busy_nodes
-        nodes = (node for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
-        return sorted({ranks[node] for node in nodes} - self.roster.left_out)
+        return sorted(ranks[node] for node in self.exchange.grid.get_node_ids() if node in ranks and node not in busy)
 
 
 def open_session(
@@ -117,7 +116,9 @@ def open_session(
     roster_timeout = options.get("roster_timeout", 600.0)
     roster = registration.register(options.get("num_workers"), roster_timeout)
     layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())
-    roster.entries[:] = believed_entries(roster.entries)
+    by_median = options.get("robust", False) or bool(config.get("wall_clock", False))
+    if by_median:
+        roster.entries[:] = believed_entries(roster.entries)
     partition = options.get("partition") or Partition()
     if callable(partition):
         partition = partition(roster)
@@ -133,7 +134,8 @@ def open_session(
     state.seconds_per_minibatch[unknown] = roster.seconds_per_minibatch[unknown]
     shard_sizes = roster.shard_sizes if sizes is None else sizes
     limit, lowest = options.get("norm_limit"), options.get("loss_lower_bound", 0.0)
-    plausibility = Plausibility(work.minibatch_size, lowest, bool(config.get("wall_clock", False)))
+    wall_clock = bool(config.get("wall_clock", False))
+    plausibility = Plausibility(work.minibatch_size, lowest, wall_clock, by_median)
     partial_work = not isinstance(work, FullBatch)
     processor = ReplyProcessor(
         exchange, registration, layout, shard_sizes, limit, fold_late, sgd, plausibility, partial_work

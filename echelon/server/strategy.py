@@ -267,8 +267,20 @@ class FlowerStrategy(Strategy, FlowerBase):
         self._session = session = open_session(
             grid, arrays, config, self._options, work=self.work, sgd=self.sgd, seed=self.seed, fold_late=self.fold_late
         )
+        self._check_optimizer(session)
         self.lay_out(len(session.roster), session.shard_sizes)
         return session
+
+    def _check_optimizer(self, session: Session) -> None:
+        """Refuse what would average the state of optimisers other than SGD without a bound, or of personal parameters."""
+        layout = session.layout
+        if not (self.average_momentum and layout.optimizer_size):
+            return
+        remedy = "use optimizer.state=worker or reset"
+        if self._options.get("norm_limit") is not None and not self.robust:
+            raise ValueError(f"strategy.max_update_norm does not bound the optimiser's state that travels: {remedy}")
+        if layout.num_mixed < layout.num_parameters:
+            raise ValueError(f"buffers names parameters, whose optimiser's state would be averaged: {remedy}")
 
     def ready(self) -> bool:
         """Return whether there is a worker to begin a round with."""
@@ -377,7 +389,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         for rank, reply in replies.items():
             if self.losses == "held_out" and held_out_loss is not None and reply.row is not None:
                 assert reply.exact is not None
-                measured[rank] = held_out_loss(self.session.layout.arrays(reply.row, reply.exact))
+                loss = held_out_loss(self.session.layout.arrays(reply.row, reply.exact))
+                measured[rank] = loss if np.isfinite(loss) else np.inf  # NaN would leave its earlier loss as it is
             elif reply.report.samples:
                 measured[rank] = reply.report.train_loss
         return measured

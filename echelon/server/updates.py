@@ -157,13 +157,14 @@ class ReplyProcessor:
         wanted : str
             Type of the messages of this exchange. A late reply of the other type is kept for the next round.
         """
-        if message.metadata.message_type == QUERY_TYPE:
+        kind = self.exchange.type_of(message)
+        if kind == QUERY_TYPE:
             self.registration.admit(message)
             return None
         if self.exchange.is_late(message) and not self.fold_late:
             return None
-        if message.metadata.message_type != wanted:
-            if message.metadata.message_type == MessageType.TRAIN:
+        if kind != wanted:
+            if kind == MessageType.TRAIN:
                 self.exchange.keep(message)
             return None
         return self.registration.roster.ranks().get(self.exchange.node_of(message))
@@ -202,7 +203,8 @@ class ReplyProcessor:
             return reply
         minibatches = instructions.target_minibatches(rank, self.plausibility.minibatch_size)
         self.plausibility.check(reply.report, minibatches, self.exchange.seconds_since_push(message))
-        report, reason = self.plausibility.believed(reply.report, state.seconds_per_minibatch)
+        announced = self.registration.roster.entries[rank].seconds_per_minibatch
+        report, reason = self.plausibility.believed(reply.report, state.seconds_per_minibatch, announced)
         if reason is not None:
             log(WARNING, "Round %s: worker %s is not believed: %s", instructions.server_round, rank, reason)
             self.received.disbelieved[rank] = reason

@@ -21,6 +21,9 @@ VALUES = {
         "strategy.force must be after_mixing with strategy.robust=true; got in_step"
     ),
     "strategy.robust=true strategy.signal=ema": ("strategy.signal must be held_out with strategy.robust=true; got ema"),
+    "optimizer.name=adamw work.estimator=finished": (
+        "work.estimator=finished needs optimizer.name=sgd, whose step is as large as the gradient; got adamw"
+    ),
     "optimizer.state=worker": (
         "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
         "use engine=inline or optimizer.state=server"

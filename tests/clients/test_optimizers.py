@@ -108,6 +108,11 @@ def test_every_named_one_trains(name: str) -> None:
     assert losses[-1] < 0.95 * losses[0]
 
 
+def test_momentum_that_is_not_used_is_no_state_that_is_missing() -> None:
+    found = run(2, optimizer="rmsprop", sgd=SGD(0.05))
+    assert [record["rejections"] for record in found.records] == [{}, {}]
+
+
 def step(objective: Objective | None = None, **options: Any) -> FlatModel:
     model = FlatModel(tiny.linear())
     instructions = TrainInstructions(batch_size=32, minibatch_size=8)

@@ -109,7 +109,9 @@ class TestErrors:
             Layout({"weight": MODEL["weight"]}, ModelParts(("weight", "head")))
         with pytest.raises(ValueError, match="parameters must be floats; steps is int64"):
             Layout({"steps": MODEL["steps"]}, ModelParts(("steps",)))
-        with pytest.raises(ValueError, match="buffers must name arrays of the model; got nothing"):
+        with pytest.raises(
+            ValueError, match="buffers must name trainable parameters or buffers of the model; got nothing"
+        ):
             Layout(MODEL, PARTS, personal=["nothing"])
 
     @pytest.mark.parametrize(
