@@ -204,11 +204,10 @@ class Worker:
             momentum = state.get(MOMENTUM_BUFFER)
             reply[MOMENTUM] = content.array_records[MOMENTUM] if momentum is None else self.model.unflatten(momentum)
         elif keeps:
-            vectors, numbers = self.optimizer.slots  # some are not used with every hyper-parameter
-            unused = dict.fromkeys(vectors, torch.zeros_like(self.model.parameters)) | dict.fromkeys(
-                numbers, torch.zeros(())
-            )
-            whole = {name: state.get(name, value) for name, value in unused.items()}
+            vectors, numbers = self.optimizer.slots
+            empty = dict.fromkeys(vectors, torch.zeros_like(self.model.parameters))
+            empty |= dict.fromkeys(numbers, torch.zeros(()))
+            whole = {name: state.get(name, value) for name, value in empty.items()}  # RMSprop may have no momentum
             reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in whole.items()})
 
     def _unchanged(self, content: RecordDict) -> RecordDict:

@@ -51,7 +51,6 @@ def _agreed_parts(roster: Roster) -> ModelParts | None:
     parts = max(said.values(), key=list(said.values()).count)
     for rank, other in said.items():
         if other != parts:
-            raise ValueError(
-                f"build_model must return the same model on every worker; that of worker {rank} {other.difference(parts)}"
-            )
+            reason = other.difference(parts)
+            raise ValueError(f"build_model must return the same model on every worker; that of worker {rank} {reason}")
     return parts

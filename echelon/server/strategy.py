@@ -272,7 +272,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         return session
 
     def _check_optimizer(self, session: Session) -> None:
-        """Refuse what would average the state of optimisers other than SGD without a bound, or of personal parameters."""
+        """Refuse to average the state of an optimiser that no bound covers, or that belongs to personal parameters."""
         layout = session.layout
         if not (self.average_momentum and layout.optimizer_size):
             return

@@ -172,7 +172,7 @@ class TestSavedByAnEarlierVersion:
         assert from_yaml(old) == config
 
     def test_a_choice_that_there_is_no_more(self) -> None:
-        with pytest.raises(ConfigError, match="config.yaml is not a valid run configuration: .*strategy=gossip"):
+        with pytest.raises(ConfigError, match=r"config\.yaml is not a valid run configuration: .*strategy=gossip"):
             from_yaml(to_yaml(compose()).replace("name: al_dsgd", "name: gossip"))
 
 

@@ -109,9 +109,7 @@ class TestErrors:
             Layout({"weight": MODEL["weight"]}, ModelParts(("weight", "head")))
         with pytest.raises(ValueError, match="parameters must be floats; steps is int64"):
             Layout({"steps": MODEL["steps"]}, ModelParts(("steps",)))
-        with pytest.raises(
-            ValueError, match="buffers must name trainable parameters or buffers of the model; got nothing"
-        ):
+        with pytest.raises(ValueError, match=r"buffers must name trainable parameters or buffers .*; got nothing"):
             Layout(MODEL, PARTS, personal=["nothing"])
 
     @pytest.mark.parametrize(
