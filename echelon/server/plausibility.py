@@ -94,11 +94,12 @@ class Plausibility:
         """
         if not report.samples or not report.seconds:
             return report, None
-        usual = _median(known) if self.by_median else announced
+        by_median = self.by_median or np.isnan(announced)
+        usual = _median(known) if by_median else announced
         share = report.samples / self.minibatch_size
-        if usual is None or np.isnan(usual) or report.seconds >= share * usual / MAX_SPEED_RATIO:
+        if usual is None or report.seconds >= share * usual / MAX_SPEED_RATIO:
             return report, None
-        whose = "the fleet's median speed" if self.by_median else "the speed in its handshake"
+        whose = "the fleet's median speed" if by_median else "the speed in its handshake"
         reason = (
             f"seconds must be at least {share * usual / MAX_SPEED_RATIO:.3g} for {report.samples} samples, {whose} "
             f"times {MAX_SPEED_RATIO:g}; got {report.seconds:g}"
