@@ -124,3 +124,17 @@ def train_message(
         content[name] = arrays
     group = str(config["server-round"])
     return Message(content, dst_node_id=node_id, message_type=MessageType.TRAIN, group_id=group)
+
+
+def anchor_arrays(weights: NDArray[np.float64], rank: int, state: ServerState, layout: ArrayLayout) -> ArrayRecord:
+    """Return what a worker's steps are pulled towards: the weighted rows; where nothing is mixed, its own row."""
+    shares = weights.astype(np.float32)
+    used = np.flatnonzero(shares)
+    anchor = state.rows[rank, : layout.num_parameters].copy()
+    anchor[layout.mixed] = shares[used] @ state.rows[used, layout.mixed]
+    return layout.parameter_arrays(anchor)
+
+
+def limited(config: ConfigRecord | None, timeout: float) -> ConfigRecord:
+    """Return what to send beside a round's instructions: with it, a worker that hangs gives up when the server does."""
+    return ConfigRecord({"round_timeout_seconds": float(timeout), **(config or {})})

@@ -11,6 +11,7 @@ from echelon.core.layout import Row
 from echelon.core.mixing import Floats, Mixing
 from echelon.core.strategy import Order
 from echelon.protocol.layout import ArrayLayout
+from echelon.server.replies import Reply
 from echelon.server.state import ServerState
 
 
@@ -66,3 +67,20 @@ class Measurements:
         for rank in self._updated:
             losses[rank] = self._held_out_loss(self._layout.arrays(rows[rank], self._state.exact[rank]))
         return losses
+
+
+def measured_losses(
+    replies: Mapping[int, Reply],
+    layout: ArrayLayout,
+    num_workers: int,
+    held_out_loss: Callable[[ArrayRecord], float] | None,
+) -> Floats:
+    """Return the round's losses by rank, (N,): of training, or on the held-out batch if given; NaN where unknown."""
+    measured = np.full(num_workers, np.nan)
+    for rank, reply in replies.items():
+        if held_out_loss is not None and reply.row is not None and reply.exact is not None:
+            loss = held_out_loss(layout.arrays(reply.row, reply.exact))
+            measured[rank] = loss if np.isfinite(loss) else np.inf  # NaN would leave its earlier loss as it is
+        elif reply.report.samples:
+            measured[rank] = reply.report.train_loss
+    return measured

@@ -54,3 +54,20 @@ def _agreed_parts(roster: Roster) -> ModelParts | None:
             reason = other.difference(parts)
             raise ValueError(f"build_model must return the same model on every worker; that of worker {rank} {reason}")
     return parts
+
+
+def check_averaged_optimizer(layout: ArrayLayout, *, bounded: bool) -> None:
+    """Check that the state of an optimiser other than SGD, which travels, may be averaged over the workers.
+
+    Raises
+    ------
+    ValueError
+        If updates are bounded and this state is not (``bounded`` is false), or some of it is of personal parameters.
+    """
+    if not layout.optimizer_size:
+        return
+    remedy = "use optimizer.state=worker or reset"
+    if not bounded:
+        raise ValueError(f"strategy.max_update_norm does not bound the optimiser's state that travels: {remedy}")
+    if layout.num_mixed < layout.num_parameters:
+        raise ValueError(f"buffers names parameters, whose optimiser's state would be averaged: {remedy}")

@@ -23,17 +23,18 @@ from flwr.supercore import log
 from echelon.algorithms.robust import assumed_liars
 from echelon.core import operations
 from echelon.core.layout import Row
-from echelon.core.mixing import Floats, Leaders, Mixing
+from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.exchange import RunStoppedError
-from echelon.server.instructions import Round, RoundInstructions, train_message
-from echelon.server.measurements import Measurements
+from echelon.server.instructions import Round, RoundInstructions, anchor_arrays, limited, train_message
+from echelon.server.measurements import Measurements, measured_losses
 from echelon.server.metrics import round_record
+from echelon.server.model import check_averaged_optimizer
 from echelon.server.nodes import Roster
 from echelon.server.options import Options
-from echelon.server.replies import AutoNormLimit, Reply
+from echelon.server.replies import AutoNormLimit
 from echelon.server.rounds import AllWorkersFailedError, Rounds
 from echelon.server.session import Session, open_session
 from echelon.server.state import ServerState
@@ -117,11 +118,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         pull = self.pull(server_round, Leaders(best, degree))
         if pull is None:
             return {}, {}
-        weights = pull.weights[rank].astype(np.float32)
-        used = np.flatnonzero(weights)
-        anchor = session.state.rows[rank, : session.layout.num_parameters].copy()
-        anchor[session.mixed] = weights[used] @ session.state.rows[used, session.mixed]
-        return {ANCHOR: session.layout.parameter_arrays(anchor)}, {"anchor_strength": pull.strength}
+        arrays = anchor_arrays(pull.weights[rank], rank, session.state, session.layout)
+        return {ANCHOR: arrays}, {"anchor_strength": pull.strength}
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
@@ -232,7 +230,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             If ``max_empty_rounds`` attempts at a round bring no usable model.
         """
         state = self.open(grid, initial_arrays, train_config or ConfigRecord()).state
-        train_config, evaluate_config = (_limited(config, timeout) for config in (train_config, evaluate_config))
+        train_config, evaluate_config = (limited(config, timeout) for config in (train_config, evaluate_config))
         self.summary()
         result = Result()
         with closing(self.session.exchange):
@@ -267,20 +265,11 @@ class FlowerStrategy(Strategy, FlowerBase):
         self._session = session = open_session(
             grid, arrays, config, self._options, work=self.work, sgd=self.sgd, seed=self.seed, fold_late=self.fold_late
         )
-        self._check_optimizer(session)
+        if self.average_momentum:
+            bounded = self.robust or self._options.get("norm_limit") is None
+            check_averaged_optimizer(session.layout, bounded=bounded)
         self.lay_out(len(session.roster), session.shard_sizes)
         return session
-
-    def _check_optimizer(self, session: Session) -> None:
-        """Refuse to average the state of an optimiser that no bound covers, or that belongs to personal parameters."""
-        layout = session.layout
-        if not (self.average_momentum and layout.optimizer_size):
-            return
-        remedy = "use optimizer.state=worker or reset"
-        if self._options.get("norm_limit") is not None and not self.robust:
-            raise ValueError(f"strategy.max_update_norm does not bound the optimiser's state that travels: {remedy}")
-        if layout.num_mixed < layout.num_parameters:
-            raise ValueError(f"buffers names parameters, whose optimiser's state would be averaged: {remedy}")
 
     def ready(self) -> bool:
         """Return whether there is a worker to begin a round with."""
@@ -317,7 +306,9 @@ class FlowerStrategy(Strategy, FlowerBase):
         timed_out = received.timed_out(begun.recipients)
         session.processor.remember(timed_out, state)
         advance_state(received.replies, instructions, state, self.work.minibatch_size, self.work.ema)
-        state.losses = self.update_signal(state.losses, self._measured_losses(received.replies))
+        held_out_loss = self._options.get("held_out_loss") if self.losses == "held_out" else None
+        measured = measured_losses(received.replies, session.layout, len(state.rows), held_out_loss)
+        state.losses = self.update_signal(state.losses, measured)
         numbers = round_numbers(instructions, received.replies, state)
         factors = self.update_scales(numbers)
         updated = scale_updates(received.replies, factors, state, session.mixed, session.processor.norm_limit)
@@ -349,10 +340,8 @@ class FlowerStrategy(Strategy, FlowerBase):
     def _begin(self, server_round: int, recipients: list[int]) -> Round:
         session = self.session
         spare, grace = assumed_liars(len(recipients)) if self.robust else 0, self.grace_seconds
-        instructions = RoundInstructions.make(
-            server_round, self.work, session.state, session.partition, recipients, spare
-        )
-        return Round(instructions, recipients, session.latencies.grace(grace) if self.adapt_grace else grace)
+        made = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients, spare)
+        return Round(made, recipients, session.latencies.grace(grace) if self.adapt_grace else grace)
 
     def _messages(self, begun: Round, config: ConfigRecord) -> Iterable[Message]:
         """Yield the messages of a round, each made when it can be sent."""
@@ -382,19 +371,6 @@ class FlowerStrategy(Strategy, FlowerBase):
         held_out_loss = self._options.get("held_out_loss")
         return Measurements(self.state, updated, self.session.layout, self.order, held_out_loss)
 
-    def _measured_losses(self, replies: Mapping[int, Reply]) -> Floats:
-        """Return the round's losses by rank, shape (N,), as the strategy ranks the workers; NaN where there is none."""
-        measured = np.full(len(self.roster), np.nan)
-        held_out_loss = self._options.get("held_out_loss")
-        for rank, reply in replies.items():
-            if self.losses == "held_out" and held_out_loss is not None and reply.row is not None:
-                assert reply.exact is not None
-                loss = held_out_loss(self.session.layout.arrays(reply.row, reply.exact))
-                measured[rank] = loss if np.isfinite(loss) else np.inf  # NaN would leave its earlier loss as it is
-            elif reply.report.samples:
-                measured[rank] = reply.report.train_loss
-        return measured
-
     def _evaluate(
         self,
         server_round: int,
@@ -420,8 +396,3 @@ class FlowerStrategy(Strategy, FlowerBase):
         senders = ((self.session.processor.sender(reply, MessageType.EVALUATE), reply) for reply in replies)
         by_rank = {rank: reply for rank, reply in senders if rank is not None}
         return worker_metrics(by_rank, len(self.roster))
-
-
-def _limited(config: ConfigRecord | None, timeout: float) -> ConfigRecord:
-    """Return what to send beside a round's instructions: with it, a worker that hangs gives up when the server does."""
-    return ConfigRecord({"round_timeout_seconds": float(timeout), **(config or {})})
