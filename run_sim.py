@@ -50,10 +50,12 @@ def run(config: Config) -> int:
             say = console.print if console.is_terminal else None
             with signals.graceful(stop, lambda: _interrupted(config, path), say):
                 status = _run(config, folder, console, stop)
+            _print(console, str(path.resolve()))
+            if (stopped := signals.status()) is not None:
+                signals.leave(stopped)  # within the capture: Ray, still starting, would write to the terminal
+            return status
     except OSError as error:  # of the log; those of the run are reported in `_run`
         raise ConfigError(f"{folder.log}: cannot be written: {error.strerror}") from error
-    print(printable(str(path.resolve())))
-    return signals.status() or status
 
 
 def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
@@ -99,8 +101,12 @@ def _interrupted(config: Config, path: Path) -> str:
 
 
 def _fail(console: Console, line: str, status: int) -> int:
-    console.print(printable(line), style="bold red", soft_wrap=True, markup=False, highlight=False)
+    _print(console, line, style="bold red")
     return status
+
+
+def _print(console: Console, line: str, style: str | None = None) -> None:
+    console.print(printable(line), style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
-from flwr.superlink.grid import HttpGrid
 
 from app.checks import check
 from app.evaluation import Evaluation
@@ -34,11 +33,12 @@ from conf import (
 )
 from echelon.persistent import processes, signals
 from echelon.protocol.layout import ArrayLayout
-from echelon.reports import figures, progress, tracking
+from echelon.reports import progress, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from echelon.server.evaluation import evaluate_models
+from echelon.server.transport import is_deployed
 from strategies import AllWorkersFailedError, Options, Partition, Roster, RosterError, RunStoppedError, ServerState
 
 app = ServerApp()
@@ -47,16 +47,16 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run what the ``overrides`` of ``flwr run`` ask for."""
-    if isinstance(grid, HttpGrid):
+    if is_deployed(grid):
         processes.end_with_parent()
     config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
     preflight(config)
-    check(config, deployed=isinstance(grid, HttpGrid))
+    check(config, deployed=is_deployed(grid))
     _check_resumed(config)
     path = Path(config.resume or config.run_dir or f"runs/{datetime.now():%Y-%m-%d/%H-%M-%S}")
     view = progress.make("none" if config.progress == "none" else "plain")
     stop = Event()
-    if isinstance(grid, HttpGrid) and current_thread() is main_thread():
+    if is_deployed(grid) and current_thread() is main_thread():
         # Flower's own handler would end the process within a round.
         signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with view, open_folder(config, path) as folder:
@@ -158,7 +158,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         options["state"] = state = checkpoint.load(folder.path / "checkpoint")
         if state.round == config.rounds or state.round % config.eval_every == 0:
             _evaluate_last(folder, evaluation, state, arrays)
-    wall_clock = config.clock == "wall" or (config.clock == "auto" and isinstance(grid, HttpGrid))
+    wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
     view.start(config.rounds, config.workers)
     trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
@@ -187,7 +187,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
 
 
 def _first_wait(config: Config, grid: Grid) -> str:
-    if isinstance(config.engine, groups.Ray) and not isinstance(grid, HttpGrid):
+    if isinstance(config.engine, groups.Ray) and not is_deployed(grid):
         return f"Starting Ray and {config.workers} workers"
     return f"Waiting for {config.workers} workers"
 
@@ -195,6 +195,8 @@ def _first_wait(config: Config, grid: Grid) -> str:
 def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
     """Draw the run's figures and show its result."""
     with view.stage("Drawing figures"), signals.interruptible():
+        from echelon.reports import figures  # here, because matplotlib is slow to import
+
         figures.write(RunFolder.open(folder.path))
     view.finish(summary)
 

@@ -13,7 +13,6 @@ from app.fleet import make_fleet
 from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms.seeds import rng
-from echelon.reports.figures import style
 from echelon.reports.progress import Advance, Progress
 from echelon.reports.run_folder import RunFolder
 from partitioners import REGISTRY, Partitioner, quality, storage
@@ -67,6 +66,8 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
             partitioner = build_partitioner(config, task, pool, advance)
             parts = partitioner(labels, ratios.tolist(), rng(config.seed, "partition"), features)
         with view.stage("Measuring the partition"):
+            from echelon.reports.figures import style  # here, because matplotlib is slow to import
+
             report = quality.report(parts, labels, ratios.tolist(), features)
             storage.save(folder, parts, labels, ratios.tolist(), report.to_json())
             style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linprog, minimize_scalar
 
 from echelon.algorithms.connectivity import require_connected
 from echelon.algorithms.mixing import Matrix
@@ -160,6 +159,8 @@ def _lowest(L: Matrix) -> tuple[Vector, Matrix]:
 
 def _relaxation(cuts: Matrix, budget: float) -> tuple[Vector, Vector]:
     """Maximise t over cuts @ u >= t, sum u <= M, 0 <= u <= 1 / budget; return (u, weights of the cuts)."""
+    from scipy.optimize import linprog  # here, because it is slow to import and other strategies do not need it
+
     count, m = cuts.shape
     result = linprog(
         np.append(np.zeros(m), -1.0),
@@ -190,6 +191,8 @@ def _bound(values: Vector, budget: float) -> float:
 
 def _edge_weight(laplacians: NDArray[np.float64], p: Vector) -> tuple[float, float]:
     """Return (alpha, rho(alpha))."""
+    from scipy.optimize import minimize_scalar
+
     mean = np.tensordot(p, laplacians, axes=1)
     square = mean @ mean + 2 * np.tensordot(p * (1 - p), laplacians, axes=1)  # E[(sum_j B_j L_j)^2]; L_j^2 = 2 L_j
     constant = np.eye(len(mean)) - 1 / len(mean)

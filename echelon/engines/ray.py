@@ -8,7 +8,6 @@ from typing import Any
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
-from flwr.simulation import run_simulation
 
 from echelon.persistent import signals
 from echelon.server.exchange import RunStoppedError
@@ -54,6 +53,8 @@ def run(
     RunStoppedError
         If ``stop`` is set and the ServerApp has ended, but not the engine: the caller ends the process.
     """
+    from flwr.simulation import run_simulation  # here, because it is slow to import and other engines do not need it
+
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     backend: dict[str, Any] = {
         "init_args": {"logging_level": "error", "log_to_driver": False},

@@ -16,10 +16,9 @@ from threading import Event
 from flwr.app import Message
 from flwr.serverapp import Grid
 from flwr.supercore import log
-from flwr.superlink.grid import HttpGrid
 
 from echelon.protocol.packing import pack
-from echelon.server.transport import make_transport
+from echelon.server.transport import is_deployed, make_transport
 
 _SHORTEST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.1
@@ -74,7 +73,7 @@ class Exchange:
 
     def pack_for(self, node_id: int) -> None:
         """Send a node all arrays of a message in one, where they would be moved one by one: not in a simulation."""
-        if isinstance(self.grid, HttpGrid):
+        if is_deployed(self.grid):
             self._packing.add(node_id)
 
     def keep(self, reply: Message) -> None:

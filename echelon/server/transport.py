@@ -8,6 +8,7 @@ where they differ, replies are pulled as Flower does.
 """
 
 import copy
+import sys
 from collections.abc import Collection
 from logging import WARNING
 from queue import Empty, SimpleQueue
@@ -18,7 +19,6 @@ from flwr.app import Message
 from flwr.proto.runtime_pb2 import PullAppMessagesRequest, PullAppMessagesResponse
 from flwr.serverapp import Grid
 from flwr.supercore import log
-from flwr.superlink.grid import HttpGrid
 
 # Flower's client has a hundred connections; those of messages and nodes come on top.
 _REQUESTS_AT_ONCE = 32
@@ -110,12 +110,19 @@ class ThreadedTransport(Transport):
             return None
 
 
+def is_deployed(grid: Grid) -> bool:
+    """Return whether messages go to a SuperLink."""
+    # Importing the module takes a second, and whoever has made such a grid has imported it.
+    module = sys.modules.get("flwr.superlink.grid")
+    return module is not None and isinstance(grid, module.HttpGrid)
+
+
 def make_transport(grid: Grid) -> Transport:
     """Return the transport for a grid."""
-    if not isinstance(grid, HttpGrid):
+    if not is_deployed(grid):
         return Transport(grid)
-    code = getattr(HttpGrid.pull_messages, "__code__", None)
-    client = vars(HttpGrid).get("_runtime_client")
+    code = getattr(type(grid).pull_messages, "__code__", None)
+    client = getattr(type(grid), "_runtime_client", None)
     if code is None or not set(code.co_names) >= _NEEDED or not isinstance(client, property):
         log(WARNING, "This version of Flower pulls replies in another way: one that is incomplete delays all others")
         return Transport(grid)

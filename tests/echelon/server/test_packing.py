@@ -16,7 +16,7 @@ from tests.strategies.table import STRATEGIES, Factory
 from tests.strategies.test_contract import MOMENTUM, UNEQUAL, bits, each_strategy, simulated
 
 
-class HttpGrid(InlineGrid):
+class DeployedGrid(InlineGrid):
     """Stands for the grid of a deployment; notes what the messages to workers carry."""
 
     def __init__(self, client_app: ClientApp) -> None:
@@ -35,8 +35,8 @@ class HttpGrid(InlineGrid):
 def test_a_deployment_packs_its_arrays_and_comes_to_the_same(make: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"sgd": MOMENTUM, "model": tiny.batch_norm}
     simulated_run = tiny.run(make, 4, on=InlineGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL), 4), **options)
-    monkeypatch.setattr(exchange, "HttpGrid", HttpGrid)
-    grid = HttpGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL))
+    monkeypatch.setattr(exchange, "is_deployed", lambda grid: isinstance(grid, DeployedGrid))
+    grid = DeployedGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL))
     run = tiny.run(make, 4, on=grid, **options)
     assert grid.carried == {PACKED}
     assert simulated(run.records) == simulated(simulated_run.records)
@@ -44,7 +44,7 @@ def test_a_deployment_packs_its_arrays_and_comes_to_the_same(make: Factory, monk
 
 
 def test_a_deployment_does_not_pack_where_mods_look_at_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "HttpGrid", HttpGrid)
-    grid = HttpGrid(tiny.app(mods=[lambda message, context, call_next: call_next(message, context)]))
+    monkeypatch.setattr(exchange, "is_deployed", lambda grid: isinstance(grid, DeployedGrid))
+    grid = DeployedGrid(tiny.app(mods=[lambda message, context, call_next: call_next(message, context)]))
     tiny.run(STRATEGIES["d_psgd"], 2, on=grid)
     assert grid.carried == {ARRAYS, SHARD}
