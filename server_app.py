@@ -155,11 +155,11 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     options = Options(on_round=[report, saver], partition=partition, stop=stop)
     options["held_out_loss"] = evaluation.held_out_loss
     if config.resume is not None and checkpoint.exists(folder.path / "checkpoint"):
-        options["state"] = state = checkpoint.load(folder.path / "checkpoint")
-        if state.round == config.rounds or state.round % config.eval_every == 0:
-            _evaluate_last(folder, evaluation, state, arrays)
+        options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
+    if (state := options.get("state")) and (state.round == config.rounds or state.round % config.eval_every == 0):
+        _evaluate_last(folder, evaluation, state, arrays, strategy.robust)
     view.start(config.rounds, config.workers)
     trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
     train_config = {"wall_clock": wall_clock, **trainer}
@@ -212,10 +212,13 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
     )
 
 
-def _evaluate_last(folder: RunFolder, evaluation: Evaluation, state: ServerState, arrays: ArrayRecord) -> None:
+def _evaluate_last(
+    folder: RunFolder, evaluation: Evaluation, state: ServerState, arrays: ArrayRecord, robust: bool
+) -> None:
     """Evaluate the round that a resumed run continues after, if it was stopped before that or now ends there."""
     if "worker_accuracy" not in folder.metrics[-1]:
-        folder.amend_last(evaluate_models(evaluation, state.round, state, ArrayLayout(arrays))[1])
+        fields = evaluate_models(evaluation, state.round, state, ArrayLayout(arrays), robust=robust)[1]
+        folder.amend_last(fields)
 
 
 def _counts(folder: RunFolder) -> dict[str, Any]:

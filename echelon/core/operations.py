@@ -90,8 +90,13 @@ def distances(rows: Sequence[Row] | Rows, graph: nx.Graph, columns: int) -> Floa
     return found
 
 
-def consensus(rows: Rows) -> Row:
-    """Return the mean of the rows, shape (P,), accumulated in float64 in rank order; buffers are averaged too."""
+def consensus(rows: Rows, trim: int = 0) -> Row:
+    """Return the mean of the rows, shape (P,), accumulated in float64 in rank order; buffers are averaged too.
+
+    With ``trim``, the coordinate-wise mean without the ``trim`` smallest and the ``trim`` largest values.
+    """
+    if trim:
+        return robust.trimmed_mean(rows, trim)
     total = np.zeros(rows.shape[1])
     for row in rows:
         total += row

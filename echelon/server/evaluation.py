@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.supercore import log
 
+from echelon.algorithms.robust import assumed_liars
 from echelon.core.operations import consensus
 from echelon.core.partition import Partition
 from echelon.protocol.layout import ArrayLayout
@@ -21,7 +22,7 @@ _MEASURES = ("accuracy", "loss")
 
 
 def evaluate_models(
-    evaluate_fn: EvaluateFn, server_round: int, state: ServerState, layout: ArrayLayout
+    evaluate_fn: EvaluateFn, server_round: int, state: ServerState, layout: ArrayLayout, *, robust: bool = False
 ) -> tuple[MetricRecord | None, dict[str, Any]]:
     """Evaluate the mean of the workers' models and each of them on the server.
 
@@ -35,6 +36,8 @@ def evaluate_models(
         With the workers' models; where all are equal, one evaluation serves.
     layout : ArrayLayout
         Of the rows.
+    robust : bool
+        As in :func:`consensus_arrays`.
 
     Returns
     -------
@@ -42,7 +45,7 @@ def evaluate_models(
         The consensus model's metrics as the function gave them, and the fields of the round's record.
     """
     rows, exact = state.rows, state.exact
-    of_consensus = evaluate_fn(server_round, consensus_arrays(state, layout))
+    of_consensus = evaluate_fn(server_round, consensus_arrays(state, layout, robust=robust))
     if of_consensus is None:
         return None, {}
     if (rows == rows[0]).all() and (exact == exact[0]).all():
@@ -58,9 +61,10 @@ def evaluate_models(
     return of_consensus, fields
 
 
-def consensus_arrays(state: ServerState, layout: ArrayLayout) -> ArrayRecord:
-    """Return the mean of all workers' models."""
-    return layout.arrays(consensus(state.rows), layout.consensus_exact(state.exact))
+def consensus_arrays(state: ServerState, layout: ArrayLayout, *, robust: bool = False) -> ArrayRecord:
+    """Return the mean of all workers' models; with ``robust``, their coordinate-wise trimmed mean."""
+    trim = assumed_liars(len(state.rows)) if robust else 0
+    return layout.arrays(consensus(state.rows, trim), layout.consensus_exact(state.exact))
 
 
 def evaluate_message(

@@ -141,7 +141,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             If it is not the consensus model: what a wrapper does to that one would not reach the workers' own.
         """
         session = self.session
-        if not np.array_equal(session.layout.row(arrays), operations.consensus(session.state.rows)):
+        if not np.array_equal(session.layout.row(arrays), session.layout.row(self.consensus())):
             raise ValueError(
                 f"{type(self).__name__} keeps a model per worker, so a strategy wrapper must not change the consensus "
                 "model; only AllReduce goes with such a wrapper"
@@ -330,8 +330,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             callback(record, self.state)
 
     def consensus(self) -> ArrayRecord:
-        """Return the mean of all workers' models."""
-        return consensus_arrays(self.state, self.session.layout)
+        """Return the mean of all workers' models; with ``robust``, their coordinate-wise trimmed mean."""
+        return consensus_arrays(self.state, self.session.layout, robust=self.robust)
 
     def _round_result(self, record: Mapping[str, Any]) -> tuple[ArrayRecord, MetricRecord]:
         """Return what Flower gets of a finished round: the consensus model and the round's metrics."""
@@ -382,7 +382,9 @@ class FlowerStrategy(Strategy, FlowerBase):
         """Evaluate on the server, or else on the workers; note it in the result and return the record's fields."""
         session = self.session
         if evaluate_fn is not None:
-            found, fields = evaluate_models(evaluate_fn, server_round, session.state, session.layout)
+            found, fields = evaluate_models(
+                evaluate_fn, server_round, session.state, session.layout, robust=self.robust
+            )
             if found is not None:
                 result.evaluate_metrics_serverapp[server_round] = found
             return fields

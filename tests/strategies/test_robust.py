@@ -24,11 +24,15 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def after_one_round(make: Callable[..., FlowerStrategy], **options: Any) -> np.ndarray[Any, Any]:
+def one_round(make: Callable[..., FlowerStrategy], **options: Any) -> FlowerStrategy:
     strategy = make(**OPTIONS | options)
     script = scripted.Script(CENTRES)
     strategy.start(scripted.grid(script), scripted.model(), 1, evaluate_fn=lambda number, arrays: None)
-    return strategy.state.rows[:, 0].astype(np.float64)
+    return strategy
+
+
+def after_one_round(make: Callable[..., FlowerStrategy], **options: Any) -> np.ndarray[Any, Any]:
+    return one_round(make, **options).state.rows[:, 0].astype(np.float64)
 
 
 def test_d_psgd_clips_to_the_median_distance() -> None:
@@ -42,6 +46,14 @@ def test_d_psgd_clips_to_the_median_distance() -> None:
 
 def test_all_reduce_trims_one_of_five_at_each_end() -> None:
     np.testing.assert_allclose(after_one_round(AllReduce), np.full(5, np.mean([0.5, 1.0, 1.5])))
+
+
+def test_the_consensus_model_trims_one_of_five_at_each_end() -> None:
+    """The liar's own row keeps what it sent; the result of the run does not."""
+    strategy = one_round(lambda **o: DPSGD(GRAPH, **o))
+    rows = np.sort(strategy.state.rows[:, 0].astype(np.float64))
+    assert rows[-1] > 1e5
+    np.testing.assert_allclose(strategy.consensus()["w"].numpy()[0], rows[1:4].mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("base", ["d_psgd", "matcha"])
