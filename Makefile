@@ -8,7 +8,7 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 
-# One thread per process, for tests run side by side; those that start many processes come one by one afterwards.
+# One thread per process, for tests run side by side; files whose tests start many processes come two at a time afterwards.
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes,
 # pytest ends with 5 when ARGS select no test of a kind.
 test: lint  ## Check everything, then run all tests; paths and options for pytest in ARGS
 	$(THREADS) $(BIN)/pytest -n logical --maxprocesses 4 -m "not ray and not deployment" $(ARGS) || [ $$? = 5 ]
-	$(THREADS) $(BIN)/pytest -m "ray or deployment" $(ARGS) || [ $$? = 5 ]
+	$(THREADS) $(BIN)/pytest -n 2 --dist loadfile -m "ray or deployment" $(ARGS) || [ $$? = 5 ]
 
 lint: $(READY)  ## Check style, types and the layers
 	$(BIN)/ruff check .

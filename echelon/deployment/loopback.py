@@ -5,14 +5,11 @@ they end with the process that holds the deployment, even if that is killed (:mo
 """
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -56,7 +53,7 @@ class Loopback:
             "OMP_NUM_THREADS": "1",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._reaper: subprocess.Popen[str] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         home = self.folder / "home-cli"
         home.mkdir(exist_ok=True)
         lines = [f"[superlink.{CONNECTION}]", f'address = "{HOST}:{self.port}"']
@@ -152,10 +149,7 @@ class Loopback:
     ) -> subprocess.Popen[bytes]:
         environment = {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home or name}"), **variables}
         command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
-        with (self.logs / f"{log or name}.log").open("ab") as output, _undisturbed():
-            if self._reaper is None:
-                watch = [sys.executable, "-I", "-S", reaper.__file__]
-                self._reaper = subprocess.Popen(watch, stdin=subprocess.PIPE, text=True, start_new_session=True)
+        with (self.logs / f"{log or name}.log").open("ab") as output:
             process = subprocess.Popen(
                 command,
                 env=environment,
@@ -165,11 +159,19 @@ class Loopback:
                 stderr=output,
                 start_new_session=True,
                 umask=0o077,  # the database holds models and tokens
+                # In the child, before it becomes the program: whenever this process dies, the reaper knows its group.
+                preexec_fn=partial(_report_group, self._reaper_input()),
             )
-            self._processes[name] = process
-            assert self._reaper.stdin is not None
-            print(process.pid, file=self._reaper.stdin, flush=True)
+        self._processes[name] = process
         return process
+
+    def _reaper_input(self) -> int:
+        """Return the descriptor on which the reaper, which this starts, reads process groups."""
+        if self._reaper is None:
+            watch = [sys.executable, "-I", "-S", reaper.__file__]
+            self._reaper = subprocess.Popen(watch, stdin=subprocess.PIPE, start_new_session=True)
+        assert self._reaper.stdin is not None
+        return self._reaper.stdin.fileno()
 
     def _wait_for_port(self) -> None:
         end = time.monotonic() + _START_SECONDS
@@ -183,24 +185,8 @@ class Loopback:
         raise RuntimeError(f"the SuperLink did not start: {self.log('superlink')}")
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM: a process that has started must be known before the deployment can be stopped."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    caught: list[int] = []
-    handlers = {int(number): signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in handlers.items() if handler is not None}
-    for number in before:
-        signal.signal(number, lambda received, frame: caught.append(received))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    for number in caught[:1]:
-        signal.raise_signal(number)
+def _report_group(descriptor: int) -> None:
+    os.write(descriptor, f"{os.getpid()}\n".encode())
 
 
 def free_port() -> int:
