@@ -145,3 +145,15 @@ def check_features(features: npt.ArrayLike | None, samples: int) -> Features:
             if not finite.all():
                 raise ValueError(f"features must be finite; sample {start + int(finite.argmin())} has NaN or infinity")
     return array
+
+
+def centred(features: Features, centre: FloatArray) -> npt.NDArray[np.float32]:
+    """Return `features`, (n, d), less `centre`, (d,), as float32.
+
+    The difference is taken in float64: float32 alone would round away what distinguishes samples with a large common
+    offset, such as time stamps.
+    """
+    differences = np.empty(features.shape, dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large for float32 is reported by the caller
+        np.subtract(features, centre, out=differences, casting="unsafe", dtype=np.float64)
+    return differences

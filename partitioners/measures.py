@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from .base import FloatArray, IntArray
+from .base import FloatArray, IntArray, centred
 from .submodular.compiled import compiled
 
 Matrix = npt.NDArray[np.float32]
@@ -136,13 +136,12 @@ def neighbour_accuracy(
     list of (B,) arrays
         One per partition; 0 for an empty block.
     """
-    points = np.asarray(features[queries], dtype=np.float32)
-    centre = points.mean(axis=0)
-    points -= centre
+    centre = features[queries].mean(axis=0, dtype=np.float64)
+    points = centred(features[queries], centre)
     nearest = np.full((len(owners), blocks, len(queries)), np.inf, dtype=np.float32)
     neighbours = np.full(nearest.shape, -1, dtype=np.int64)
     for start in range(0, len(labels), _COLUMNS):
-        x = np.asarray(features[start : start + _COLUMNS], dtype=np.float32) - centre
+        x = centred(features[start : start + _COLUMNS], centre)
         distances = np.einsum("ij,ij->i", x, x) - 2 * (points @ x.T)  # up to the queries' squared lengths
         own = np.flatnonzero((queries >= start) & (queries < start + len(x)))
         distances[own, queries[own] - start] = np.inf

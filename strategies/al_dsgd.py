@@ -54,7 +54,8 @@ class ALDSGD(Gossip):
         Weight of the newest round for ``signal="ema"``.
     force : {"after_mixing", "in_step"}
         Where p1 and p2 act: on the mixed rows, or within the worker's own steps as p1 (x - x_b) + p2 (x - x_d) added to
-        the gradient, with the leaders of the round before (the paper's form as far as it is known).
+        the gradient, with the leaders of the round before (the paper's form as far as it is known). A worker that
+        leads itself feels no force from itself.
     degree : {"base", "active"}
         Whether degrees count in the round's graph or among its active edges.
     **options : Options
@@ -157,11 +158,10 @@ class ALDSGD(Gossip):
     def pull(self, round_number: int, leaders: Leaders) -> Pull | None:
         """Return, for ``force="in_step"``, the force towards the leaders of the previous round."""
         weights = self._weights_at(round_number)
-        strength = weights["p1"] + weights["p2"]
-        if self.force != "in_step" or round_number % self.every or strength == 0:
+        if self.force != "in_step" or round_number % self.every or weights["p1"] + weights["p2"] == 0:
             return None
         found = leader.Leaders(leaders.best, leaders.degree)
-        return Pull(leader.anchors(found, l_n=weights["p1"], l_d=weights["p2"]), strength)
+        return Pull(*leader.anchors(found, l_n=weights["p1"], l_d=weights["p2"]))
 
     def _weights_at(self, round_number: int) -> dict[str, float]:
         return {name: leader.decay(value, self.decay, round_number - 1) for name, value in self.weights.items()}

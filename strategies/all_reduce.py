@@ -46,13 +46,13 @@ class AllReduce(FlowerStrategy):
         return Mixing(Mean(_weights(numbers)), graph, models_sent)
 
     def update_scales(self, numbers: RoundNumbers) -> Floats:
-        """Return the work policy's factors, with FedNova's normalisation of unequal numbers of steps."""
+        """Return the work policy's factors, with FedNova's normalisation of unequal numbers of steps on top."""
         factors = super().update_scales(numbers)
         present = numbers.present
         samples = numbers.samples[present].astype(np.float64)
-        if self.work.local_steps == 1 or not samples.any() or np.ptp(factors) > 0:
-            return factors
         steps = samples / numbers.batch_sizes[present]
+        if self.work.local_steps == 1 or not samples.any() or not np.ptp(steps):
+            return factors
         weights = _weights(numbers)[present]
         factors *= np.divide(weights @ steps, steps, out=np.zeros_like(steps), where=steps > 0)
         return factors

@@ -124,11 +124,12 @@ def operator(
     return mixed
 
 
-def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
-    """Return the matrix A of the in-step force's anchors A @ X: rows (l_N x_b + l_D x_d) / (l_N + l_D).
+def anchors(found: Leaders, *, l_n: float, l_d: float) -> tuple[Matrix, Matrix]:
+    """Return the anchors of the in-step force and its strength for every worker.
 
-    A worker's step then adds (l_N + l_D)(x - anchor) = l_N (x - x_b) + l_D (x - x_d) to its gradient. Where both
-    leaders are the worker itself, the anchor is its own row.
+    A worker's step adds s (x - anchor) = l_N (x - x_b) + l_D (x - x_d) to its gradient, with s = l_N + l_D and
+    anchor = (l_N x_b + l_D x_d) / s. A worker that leads itself feels no force from that leader, whose term is left out
+    of both: after its first step it would be pulled back to where it started.
 
     Parameters
     ----------
@@ -139,8 +140,10 @@ def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
 
     Returns
     -------
-    numpy.ndarray
-        (N, N), rows sum to 1.
+    weights : numpy.ndarray
+        (N, N), rows sum to 1: the anchors are ``weights @ X``. The own row where a worker feels no force.
+    strengths : numpy.ndarray
+        (N,), s; 0 where a worker leads itself.
 
     Raises
     ------
@@ -152,8 +155,12 @@ def anchors(found: Leaders, *, l_n: float, l_d: float) -> Matrix:
             raise ValueError(f"strategy.{name} must be at least 0 and finite; got {value}")
     if l_n + l_d == 0:
         raise ValueError("strategy.l_n + strategy.l_d must be above 0; got 0 + 0")
-    identity = np.eye(len(found.best))
-    return (l_n * identity[found.best] + l_d * identity[found.degree]) / (l_n + l_d)
+    own = np.arange(len(found.best))
+    by_loss, by_degree = l_n * (found.best != own), l_d * (found.degree != own)
+    strengths = by_loss + by_degree
+    identity = np.eye(len(own))
+    pulled = by_loss[:, None] * identity[found.best] + by_degree[:, None] * identity[found.degree]
+    return np.divide(pulled, strengths[:, None], out=identity, where=strengths[:, None] > 0), strengths
 
 
 def decay(value: float, rate: float, round_index: int) -> float:

@@ -93,11 +93,12 @@ def scales(
         If the estimator is unknown, or ``expected`` is missing.
     """
     done = np.asarray(counts, dtype=np.float64)
+    full = np.broadcast_to(np.asarray(target, dtype=np.float64), done.shape)
     match estimator:
         case "nominal":
-            return np.broadcast_to(1.0 / np.asarray(target, dtype=np.float64), done.shape).copy()
+            return 1.0 / full
         case "finished":
-            return np.full(done.shape, done.size / done.sum() if done.sum() > 0 else 0.0)
+            return (full.sum() / done.sum() if done.sum() > 0 else 0.0) / full
         case "per_worker":
             share = done.size / max(int(np.count_nonzero(done)), 1)
             return np.divide(share, done, out=np.zeros_like(done), where=done > 0)
@@ -119,8 +120,9 @@ def combine(
 ) -> NDArray[np.float64]:
     """Combine gradient sums over unequal numbers of mini-batches into one descent direction.
 
-    ``nominal``: sum_i S_i / (N M). ``finished``: sum_i S_i / sum_i M_i. ``per_worker``: mean over workers with
-    M_i > 0 of S_i / M_i. ``expected``: (1/N) sum_i S_i / E[M_i].
+    ``nominal``: sum_i S_i / (N M). ``finished``: sum_i S_i / sum_i M_i; where targets differ, the direction of
+    ``nominal`` times sum_i target_i / sum_i M_i, so that large batches do not count twice. ``per_worker``: mean over
+    workers with M_i > 0 of S_i / M_i. ``expected``: (1/N) sum_i S_i / E[M_i].
 
     Parameters
     ----------

@@ -90,15 +90,15 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Pull:
-    """A force within the workers' own steps: worker i's gradient gets ``strength (x - weights[i] @ X)`` added.
+    """A force within the workers' own steps: worker i's gradient gets ``strengths[i] (x - weights[i] @ X)`` added.
 
     Attributes
     ----------
     weights : float64 ndarray, shape (N, N)
         Rows sum to 1; X are the models at the start of the round.
-    strength : float
-        Above 0.
+    strengths : float64 ndarray, shape (N,)
+        At least 0.
     """
 
     weights: Floats
-    strength: float
+    strengths: Floats

@@ -146,7 +146,7 @@ class NonBlocking:
 
     def factors(self, samples: Ints, full_samples: Ints, expected: Floats) -> Floats:
         """Return the estimator's weights relative to the nominal ones."""
-        return scales(samples, full_samples, self.estimator, expected) * full_samples
+        return scales(samples, full_samples, self.estimator, expected) / scales(samples, full_samples)
 
 
 def batch_sizes(batch_size: int, num_workers: int, ratios: Floats | None) -> Ints:

@@ -116,10 +116,10 @@ class FlowerStrategy(Strategy, FlowerBase):
             return {}, {}
         best, degree = session.state.extras[_LEADERS]
         pull = self.pull(server_round, Leaders(best, degree))
-        if pull is None:
+        if pull is None or not pull.strengths[rank]:
             return {}, {}
         arrays = anchor_arrays(pull.weights[rank], rank, session.state, session.layout)
-        return {ANCHOR: arrays}, {"anchor_strength": pull.strength}
+        return {ANCHOR: arrays}, {"anchor_strength": float(pull.strengths[rank])}
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""

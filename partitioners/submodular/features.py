@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..base import check_features
+from ..base import centred, check_features
 
 if TYPE_CHECKING:
     import torch
@@ -50,8 +50,9 @@ def pca(features: npt.ArrayLike, components: int, rng: np.random.Generator) -> n
     if not 1 <= components <= min(fitted.shape):
         raise ValueError(f"partitioner.components must lie in [1, {min(fitted.shape)}]; got {components}")
     model = PCA(components, svd_solver="randomized", random_state=int(rng.integers(1 << 31)))
-    model.fit(np.asarray(fitted, dtype=np.float32))
-    pieces = [model.transform(np.asarray(rows[i : i + _ROWS], dtype=np.float32)) for i in range(0, len(rows), _ROWS)]
+    centre = fitted.mean(axis=0, dtype=np.float64)
+    model.fit(centred(fitted, centre))
+    pieces = [model.transform(centred(rows[i : i + _ROWS], centre)) for i in range(0, len(rows), _ROWS)]
     return np.concatenate(pieces).astype(np.float32)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from ..base import IntArray
+from ..base import IntArray, centred
 from .compiled import compiled
 
 Matrix = npt.NDArray[np.float32]
@@ -44,9 +44,11 @@ def embed(features: npt.NDArray[np.generic], kernel: KernelName) -> Points:
     ValueError
         If a vector is too long for float32, or is zero and the kernel is the cosine.
     """
-    x = np.array(features, dtype=np.float32)
     if kernel == "gaussian":
-        x -= x.mean(axis=0)
+        with np.errstate(over="ignore"):  # see below
+            x = centred(features, features.mean(axis=0, dtype=np.float64))
+    else:
+        x = np.array(features, dtype=np.float32)
     squares = np.einsum("ij,ij->i", x, x)
     if not np.isfinite(squares).all():
         raise ValueError(f"features must have squared lengths below {np.finfo(np.float32).max:.1g}: scale them down")

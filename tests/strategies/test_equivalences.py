@@ -248,6 +248,27 @@ class TestPartialWork:
             gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters() if p.grad is not None])
             np.testing.assert_allclose(self.updates()[rank], -0.5 * gradient.numpy(), atol=1e-6)
 
+    @pytest.mark.parametrize("estimator", ["nominal", "finished", "per_worker", "expected"])
+    def test_proportional_batches_with_nobody_late(self, estimator: Any) -> None:
+        """Batches of 16, 16, 8 and 4 on devices that are as unequal: every estimator is blocking work."""
+        partition = Partition(tiny.partition(4).parts, np.array([1.0, 1.0, 0.5, 0.25]))
+        blocking = tiny.run(AllReduce, 5, work=FULL, sgd=HYPER, partition=partition)
+        partial_work = NonBlocking(batch_size=16, minibatch_size=4, estimator=estimator)
+        non_blocking = tiny.run(AllReduce, 5, work=partial_work, sgd=HYPER, partition=partition)
+        assert non_blocking.rows.tobytes() == blocking.rows.tobytes()
+
+    @pytest.mark.parametrize(
+        ("estimator", "factors"), [("finished", [16 / 11] * 4), ("per_worker", [1, 1, 2, 4]), ("expected", [1, 1, 2, 4])]
+    )
+    def test_fednova_comes_on_top_of_every_estimator(self, estimator: Any, factors: list[float]) -> None:
+        """(4, 4, 2, 1) of 4 mini-batches of each of F = 2 steps, so a = (2, 2, 1, 1/2)."""
+        apart = partial(DPSGD, nx.empty_graph(4), allow_disconnected=True)
+        moves = self.run("nominal", apart, local_steps=2).rows.astype(float) - tiny.vector(tiny.arrays())
+        steps = np.array([2, 2, 1, 0.5])
+        expected = steps.mean() * (np.array(factors) / steps) @ moves / 4
+        got = self.run(estimator, local_steps=2).rows[0] - tiny.vector(tiny.arrays())
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
     def test_fednova(self) -> None:
         """x+ = x + tau_eff sum_i p_i (y_i - x) / a_i with a = (2, 2, 1, 1/2) steps of F = 2."""
         apart = partial(DPSGD, nx.empty_graph(4), allow_disconnected=True)
@@ -256,6 +277,13 @@ class TestPartialWork:
         expected = steps.mean() * (moves / steps[:, None]).mean(axis=0)
         got = self.run("nominal", local_steps=2).rows[0] - tiny.vector(tiny.arrays())
         np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_worker_that_leads_itself_feels_no_force_within_its_steps() -> None:
+    """A worker alone; with several steps per round, a pull to the row that it started from would show."""
+    work = FullBatch(local_steps=3, batch_size=16, minibatch_size=4)
+    led, plain = (tiny.run(ONE[name], 4, 1, work=work, sgd=HYPER) for name in ("al_dsgd in step", "d_psgd"))
+    assert led.rows.tobytes() == plain.rows.tobytes()
 
 
 class TestPermutations:

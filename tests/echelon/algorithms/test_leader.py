@@ -187,14 +187,32 @@ class TestOperator:
 class TestAnchors:
     def test_by_hand(self) -> None:
         found = Leaders(np.array([1, 1, 2]), np.array([0, 2, 2]))
-        expected = np.array([[0.25, 0.75, 0], [0, 0.75, 0.25], [0, 0, 1]])
-        np.testing.assert_allclose(anchors(found, l_n=0.3, l_d=0.1), expected, atol=1e-15)
+        weights, strengths = anchors(found, l_n=0.3, l_d=0.1)
+        np.testing.assert_allclose(weights, [[0, 1, 0], [0, 0, 1], [0, 0, 1]], atol=1e-15)
+        np.testing.assert_allclose(strengths, [0.3, 0.1, 0], atol=1e-15)
+
+    def test_two_leaders_by_hand(self) -> None:
+        found = Leaders(np.array([1, 0, 0]), np.array([2, 2, 1]))
+        weights, strengths = anchors(found, l_n=0.3, l_d=0.1)
+        np.testing.assert_allclose(weights, [[0, 0.75, 0.25], [0.75, 0, 0.25], [0.75, 0.25, 0]], atol=1e-15)
+        np.testing.assert_allclose(strengths, [0.4, 0.4, 0.4], atol=1e-15)
 
     def test_the_pull_to_the_anchor_is_the_pull_to_both_leaders(self) -> None:
         X = np.random.default_rng(0).standard_normal((8, 5))
         found = leaders(topology.g0(), [8, 7, 6, 5, 4, 3, 2, 1])
         pull = 0.4 * (X - X[found.best]) + 0.2 * (X - X[found.degree])
-        np.testing.assert_allclose(0.6 * (X - anchors(found, l_n=0.4, l_d=0.2) @ X), pull, atol=1e-14)
+        weights, strengths = anchors(found, l_n=0.4, l_d=0.2)
+        np.testing.assert_allclose(strengths[:, None] * (X - weights @ X), pull, atol=1e-14)
+
+    def test_a_worker_that_leads_itself_feels_no_force(self) -> None:
+        """Also away from where it started, X0: after several steps it is at X."""
+        X0, X = np.random.default_rng(0).standard_normal((2, 8, 5))
+        found = leaders(topology.g0(), [8, 7, 6, 5, 4, 3, 2, 1])
+        own = np.arange(8)
+        pull = 0.4 * (found.best != own)[:, None] * (X - X0[found.best])
+        pull += 0.2 * (found.degree != own)[:, None] * (X - X0[found.degree])
+        weights, strengths = anchors(found, l_n=0.4, l_d=0.2)
+        np.testing.assert_allclose(strengths[:, None] * (X - weights @ X0), pull, atol=1e-14)
 
     @pytest.mark.parametrize(
         ("strengths", "message"),

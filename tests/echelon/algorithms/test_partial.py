@@ -118,6 +118,16 @@ class TestEstimators:
     def test_targets_may_differ(self) -> None:
         np.testing.assert_allclose(scales([8, 2], [8, 4], "nominal"), [1 / 8, 1 / 4])
 
+    def test_finished_with_unequal_targets(self) -> None:
+        """Targets (8, 4), finished (4, 4): the nominal direction times 12 / 8, so that the large batch counts once."""
+        np.testing.assert_allclose(scales([4, 4], [8, 4], "finished"), [12 / 8 / 8, 12 / 8 / 4])
+
+    @pytest.mark.parametrize("estimator", get_args(Estimator))
+    @given(st.lists(st.integers(1, 500), min_size=1, max_size=9))
+    def test_with_nobody_late_all_are_nominal(self, estimator: Estimator, targets: list[int]) -> None:
+        nominal = scales(targets, targets)
+        assert (scales(targets, targets, estimator, expected=targets) == nominal).all()
+
     def test_refusals(self) -> None:
         with pytest.raises(ValueError, match=r"work\.estimator must be one of nominal, .*; got best"):
             scales([1], 1, "best")  # type: ignore[arg-type]

@@ -17,6 +17,13 @@ class TestPca:
         assert z.dtype == np.float32
         np.testing.assert_allclose(pdist(z[-50:]), pdist(x[-50:]), rtol=1e-3)
 
+    def test_a_float64_offset_changes_nothing(self) -> None:
+        x = np.random.default_rng(0).normal(size=(300, 4)) * [1, 9, 2, 1] + 1.7e12
+
+        z, without = (features.pca(x - offset, 2, np.random.default_rng(1)) for offset in (0, 1.7e12))
+
+        np.testing.assert_allclose(z, without, atol=1e-4)
+
     def test_the_first_component_varies_most(self) -> None:
         x = np.random.default_rng(0).normal(size=(500, 4)) * [1, 9, 2, 1]
 

@@ -30,6 +30,12 @@ def test_a_large_offset_costs_no_accuracy() -> None:
     np.testing.assert_allclose(kernel.similarity(X + 1e5), kernel.similarity(X), atol=1e-2)
 
 
+def test_a_float64_offset_changes_nothing() -> None:
+    """Time stamps in milliseconds: float32 holds them to 131 s."""
+    stamped = X.astype(np.float64) + 1.7e12
+    np.testing.assert_allclose(kernel.similarity(stamped), kernel.similarity(stamped - 1.7e12), atol=1e-6)
+
+
 def test_pixels_are_read_as_they_are() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, size=(40, 12), dtype=np.uint8)
 
