@@ -206,8 +206,9 @@ class Topology:
     """Communication graph."""
 
     name: str = key("graph of the workers")
-    schedule: Literal["static", "rotation", "random_matching", "legacy_alternating"] = key(
-        "one fixed graph, relabelled copies in turn, a random matching per round, or the bug of the released code"
+    schedule: Literal["static", "rotation", "random_matching", "one_peer", "legacy_alternating"] = key(
+        "one fixed graph, relabelled copies in turn, a random matching per round, pairs that average exactly over a "
+        "period (they need not be edges of the graph), or the bug of the released code"
     )
     rotate: int = key("number of copies in a rotation", "[1, inf)")
 

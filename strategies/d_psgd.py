@@ -28,7 +28,8 @@ class AllEdges:
     Parameters
     ----------
     mixing : {"metropolis", "uniform", "laplacian", "target"}
-        Mixing matrix, see ``docs/algorithms/d_psgd.md``; ``target`` weights workers by the samples that they hold.
+        Mixing matrix, see ``docs/algorithms/d_psgd.md``; ``target`` weights workers by the samples that they hold. A
+        schedule that prescribes its matrices, such as ``one_peer``, uses those.
     """
 
     def __init__(self, mixing: MatrixName = "metropolis") -> None:
@@ -51,16 +52,20 @@ class AllEdges:
             )
         self._schedule = schedule
         self._weights = shard_sizes / max(shard_sizes.sum(), 1)
-        self._matrices = [self._matrix(schedule.graph(index)) for index in range(schedule.period or 0)]
+        self._matrices = [self._matrix(index) for index in range(schedule.period or 0)]
 
     def at(self, round_index: int) -> tuple[Floats, nx.Graph]:
         """Return W and the round's graph."""
         graph = self._schedule.graph(round_index)
         if self._matrices:
             return self._matrices[round_index % len(self._matrices)], graph
-        return self._matrix(graph), graph
+        return self._matrix(round_index), graph
 
-    def _matrix(self, graph: nx.Graph) -> Floats:
+    def _matrix(self, round_index: int) -> Floats:
+        prescribed = self._schedule.matrix(round_index)
+        if prescribed is not None:
+            return prescribed
+        graph = self._schedule.graph(round_index)
         if self.mixing == "target":
             return matrices.target(graph, self._weights)
         return _MATRICES[self.mixing](graph)

@@ -9,6 +9,7 @@ import numpy as np
 from flwr.supercore import log
 
 from echelon.algorithms.mixing import restrict
+from echelon.algorithms.one_peer import OnePeer
 from echelon.algorithms.robust import clip, radii
 from echelon.algorithms.schedules import Schedule, check_connected, static
 from echelon.algorithms.topology import build
@@ -34,7 +35,8 @@ class Gossip(FlowerStrategy):
     Parameters
     ----------
     topology : str, networkx.Graph or Schedule
-        A name (see :func:`echelon.algorithms.topology.build`), one graph for all rounds, or a graph per round.
+        A name (see :func:`echelon.algorithms.topology.build`), one graph for all rounds, or a graph per round;
+        ``one_peer`` is :class:`echelon.algorithms.one_peer.OnePeer`.
     rule : Rule
         Weights of the neighbours.
     order : {"adapt_then_combine", "combine_then_adapt"}
@@ -81,7 +83,9 @@ class Gossip(FlowerStrategy):
             If the graphs never connect all workers, or are for another number of workers.
         """
         super().lay_out(num_workers, shard_sizes)
-        if isinstance(self.topology, str):
+        if self.topology == "one_peer":
+            self.schedule = OnePeer(num_workers)
+        elif isinstance(self.topology, str):
             self.schedule = static(build(self.topology, num_workers, seed=self.seed))
         else:
             self.schedule = static(self.topology) if isinstance(self.topology, nx.Graph) else self.topology

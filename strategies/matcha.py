@@ -35,12 +35,12 @@ class Matchings:
         Raises
         ------
         ValueError
-            If one of the graphs is not connected by itself, or the schedule draws a new graph every round.
+            If one of the graphs is not connected by itself, or the schedule gives matchings.
         """
-        if schedule.period is None:
+        if schedule.period is None or schedule.matrix(0) is not None:
+            given = "random_matching" if schedule.period is None else "one_peer"
             raise ValueError(
-                "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; "
-                "got random_matching"
+                f"topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got {given}"
             )
         for index in range(schedule.period):
             require_connected(schedule.graph(index), "MATCHA's graph of every round", "add edges between them")

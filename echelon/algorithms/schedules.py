@@ -5,6 +5,7 @@ from typing import Protocol
 
 import networkx as nx
 import numpy as np
+from numpy.typing import NDArray
 
 from echelon.algorithms.colouring import matchings
 from echelon.algorithms.connectivity import require_connected
@@ -27,6 +28,9 @@ class Schedule(Protocol):
     def graph(self, round_index: int) -> nx.Graph:
         """Return the graph of a round; callers must not modify it."""
 
+    def matrix(self, round_index: int) -> NDArray[np.float64] | None:
+        """Return W of a round, (N, N), if the schedule prescribes it; None leaves it to the strategy."""
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -47,6 +51,10 @@ class Cycle:
     def graph(self, round_index: int) -> nx.Graph:
         """Return the graph of a round."""
         return self.graphs[round_index % len(self.graphs)]
+
+    def matrix(self, round_index: int) -> None:
+        """Return None: any matrix of the graph will do."""
+        return
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,10 @@ class RandomMatching:
                 matched |= {i, j}
                 graph.add_edge(i, j)
         return graph
+
+    def matrix(self, round_index: int) -> None:
+        """Return None: any matrix of the graph will do."""
+        return
 
 
 def static(graph: nx.Graph) -> Cycle:

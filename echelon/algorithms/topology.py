@@ -9,6 +9,7 @@ import numpy as np
 
 from echelon.algorithms.colouring import matchings
 from echelon.algorithms.connectivity import require_connected
+from echelon.algorithms.one_peer import OnePeer
 from echelon.algorithms.schedules import Cycle, RandomMatching, Schedule, check_connected, rotation, static
 from echelon.algorithms.seeds import rng
 
@@ -16,6 +17,7 @@ __all__ = [
     "SCHEDULES",
     "TOPOLOGIES",
     "Cycle",
+    "OnePeer",
     "RandomMatching",
     "Schedule",
     "build",
@@ -128,6 +130,7 @@ def schedule(name: str, n: int, *, kind: str | None = None, rotate: int = 3, see
         Number of workers.
     kind : str
         ``static`` (default); ``rotation`` (of `rotate` relabelled copies); ``random_matching`` (one per round);
+        ``one_peer`` (see :class:`echelon.algorithms.one_peer.OnePeer`; its edges need not be of the graph);
         ``legacy_alternating`` (see there; not checked). ``g0_rotating`` is always a ``rotation``.
     rotate : int
         Number of copies in a rotation; 3 for ``g0_rotating``.
@@ -152,6 +155,8 @@ def schedule(name: str, n: int, *, kind: str | None = None, rotate: int = 3, see
     if name == "g0_rotating":
         return _g0_rotating(n, kind, rotate, params)
     graph = build(name, n, seed=seed, **params)
+    if kind == "one_peer":
+        return OnePeer(n)
     if kind == "legacy_alternating":
         return legacy_alternating(graph)
     result: Schedule
@@ -267,4 +272,4 @@ _BUILDERS: dict[str, tuple[Callable[..., nx.Graph], dict[str, Any]]] = {
     "edges": (_edges, {"edges": ()}),
 }
 TOPOLOGIES = (*_BUILDERS, "g0_rotating")
-SCHEDULES = ("static", "rotation", "random_matching", "legacy_alternating")
+SCHEDULES = ("static", "rotation", "random_matching", "one_peer", "legacy_alternating")

@@ -72,6 +72,9 @@ GRAPHS = {
     "strategy=matcha topology=g0 topology.schedule=random_matching": (
         "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got random_matching"
     ),
+    "strategy.base=matcha topology=ring topology.schedule=one_peer": (
+        "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got one_peer"
+    ),
     "strategy.base=matcha topology=ring topology.schedule=legacy_alternating": (
         "topology=ring: MATCHA's graph of every round must be connected; got 4 components: [0, 1], [2, 3], [4, 5], "
         "[6, 7]; add edges between them"

@@ -31,6 +31,7 @@ STRATEGIES: dict[str, Factory] = {
     "d_psgd": partial(DPSGD, "ring"),
     "d_psgd combine first": partial(DPSGD, "ring", order="combine_then_adapt", mixing="uniform"),
     "d_psgd target": partial(DPSGD, "star", mixing="target"),
+    "d_psgd one peer": partial(DPSGD, "one_peer"),
     "matcha": partial(Matcha, "ring", communication_budget=0.5),
     "al_dsgd": partial(ALDSGD, "ring"),
     "al_dsgd on matcha": partial(ALDSGD, "ring", base="matcha", communication_budget=0.6, degree="active"),

@@ -17,12 +17,12 @@ from torch.nn import functional
 from echelon.algorithms.partial import sample_order
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FullBatch, Matcha, NonBlocking, Partition
 from tests import tiny
-from tests.strategies.table import STRATEGIES
+from tests.strategies.table import STRATEGIES, Factory
 
 X, Y = tiny.data()
 HYPER = SGD(0.1, momentum=0.9, weight_decay=0.01, lr_milestones=(4,), lr_gamma=0.5)
 FULL = FullBatch(batch_size=16, minibatch_size=4)
-ONE = {
+ONE: dict[str, Factory] = {
     "all_reduce": AllReduce,
     "d_psgd": partial(DPSGD, nx.empty_graph(1)),
     "d_psgd on a ring": partial(DPSGD, "ring"),
@@ -258,7 +258,8 @@ class TestPartialWork:
         assert non_blocking.rows.tobytes() == blocking.rows.tobytes()
 
     @pytest.mark.parametrize(
-        ("estimator", "factors"), [("finished", [16 / 11] * 4), ("per_worker", [1, 1, 2, 4]), ("expected", [1, 1, 2, 4])]
+        ("estimator", "factors"),
+        [("finished", [16 / 11] * 4), ("per_worker", [1, 1, 2, 4]), ("expected", [1, 1, 2, 4])],
     )
     def test_fednova_comes_on_top_of_every_estimator(self, estimator: Any, factors: list[float]) -> None:
         """(4, 4, 2, 1) of 4 mini-batches of each of F = 2 steps, so a = (2, 2, 1, 1/2)."""

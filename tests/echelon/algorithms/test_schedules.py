@@ -114,13 +114,14 @@ class TestLegacyAlternating:
 
 class TestSchedule:
     @pytest.mark.parametrize(
-        ("kind", "period"), [("static", 1), ("rotation", 4), ("random_matching", None), ("legacy_alternating", 2)]
+        ("kind", "period"),
+        [("static", 1), ("rotation", 4), ("random_matching", None), ("one_peer", 3), ("legacy_alternating", 2)],
     )
     def test_kinds(self, kind: str, period: int | None) -> None:
         assert topology.schedule("g0", 8, kind=kind, rotate=4).period == period
 
     def test_kinds_listed_are_the_kinds_known(self) -> None:
-        assert topology.SCHEDULES == ("static", "rotation", "random_matching", "legacy_alternating")
+        assert topology.SCHEDULES == ("static", "rotation", "random_matching", "one_peer", "legacy_alternating")
         assert topology.TOPOLOGIES[-2:] == ("edges", "g0_rotating")
 
     @pytest.mark.parametrize("kind", topology.SCHEDULES)
