@@ -1,0 +1,1 @@
+"""A soak: random faults against every engine, each followed by a check of what was promised."""
