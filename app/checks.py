@@ -47,22 +47,9 @@ def check(config: Config, *, deployed: bool = False) -> None:
             resolve(config.device)
     with _in_one_line("workers"):
         memory.require_graphs(config)
-    if config.optimizer.state == "worker" and isinstance(config.engine, groups.Ray) and not deployed:
-        raise ConfigError(
-            "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
-            "use engine=inline or optimizer.state=server"
-        )
+    _check_optimizer(config, deployed)
     if config.nodes and not deployed:
         raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
-    if (
-        isinstance(config.work, groups.NonBlocking)
-        and config.work.estimator != "nominal"
-        and config.optimizer.name != "sgd"
-    ):
-        raise ConfigError(
-            f"work.estimator={config.work.estimator} needs optimizer.name=sgd, whose step is as large as the gradient; "
-            f"got {config.optimizer.name}"
-        )
     _check_strategy(config)
     check_model_path(config)
     with _in_one_line("fleet.path"):
@@ -93,6 +80,25 @@ def _check_memory(config: Config, shape: Shape, deployed: bool) -> None:
         memory.require_rows(config, shape)
         if not deployed:
             memory.require_batches(config, shape)
+
+
+def _check_optimizer(config: Config, deployed: bool) -> None:
+    """Compare the optimiser with what it has to go with."""
+    optimizer = config.optimizer
+    if optimizer.state == "worker" and isinstance(config.engine, groups.Ray) and not deployed:
+        raise ConfigError(
+            "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
+            "use engine=inline or optimizer.state=server"
+        )
+    if isinstance(config.work, groups.NonBlocking) and config.work.estimator != "nominal" and optimizer.name != "sgd":
+        raise ConfigError(
+            f"work.estimator={config.work.estimator} needs optimizer.name=sgd, whose step is as large as the gradient; "
+            f"got {optimizer.name}"
+        )
+    if getattr(config.strategy, "momentum_mixing", "local") == "mixed":
+        for name, needed in (("name", "sgd"), ("state", "server")):
+            if (value := getattr(optimizer, name)) != needed:
+                raise ConfigError(f"strategy.momentum_mixing=mixed needs optimizer.{name}={needed}; got {value}")
 
 
 def _check_strategy(config: Config) -> None:

@@ -157,6 +157,9 @@ class Decentralised(Strategy):
     """Averaging along the edges of the topology."""
 
     order: Literal["adapt_then_combine", "combine_then_adapt"] = key("X+ = W Y, or X+ = W X + (Y - X)")
+    momentum_mixing: Literal["local", "mixed"] = key(
+        "each worker keeps its momentum, or it is averaged as the models are, at twice the traffic"
+    )
 
 
 @schema
@@ -190,7 +193,9 @@ class ALDSGD(DPSGD, Matcha):
     )
     every: int = key("apply leader weights every n rounds", "[1, inf)", unit="rounds")
     decay: float = key("factor applied to c and p after every round", "(0, 1]")
-    signal: Literal["train_loss", "ema", "held_out"] = key("loss that determines the leaders")
+    signal: Literal["train_loss", "ema", "held_out", "random"] = key(
+        "loss that determines the leaders; random = drawn in every round, as a control"
+    )
     gate: bool = key(
         "follow a leader only if its held-out loss is below that of the worker's own mixed model; needs "
         "`strategy.signal=held_out`"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import networkx as nx
 import numpy as np
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 
 from echelon.algorithms import leader
 from echelon.algorithms.schedules import Schedule
+from echelon.algorithms.seeds import rng
 from echelon.core.mixing import Floats, Leaders, Mixing, Pull
 from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 
 from .d_psgd import AllEdges, MatrixName
-from .gossip import Gossip
+from .gossip import Gossip, MomentumMixing
 from .matcha import Matchings
 
-Signal = Literal["train_loss", "ema", "held_out"]
+Signal = Literal["train_loss", "ema", "held_out", "random"]
 
 
 class ALDSGD(Gossip):
@@ -28,7 +29,7 @@ class ALDSGD(Gossip):
 
     Parameters
     ----------
-    topology, order, allow_disconnected
+    topology, order, allow_disconnected, momentum_mixing
         See :class:`strategies.gossip.Gossip`. The papers rotate copies of one graph.
     base : {"d_psgd", "matcha"}
         The rule below the leaders.
@@ -44,9 +45,10 @@ class ALDSGD(Gossip):
         Apply leader weights every n rounds.
     decay : float
         Factor on c and p after every round, in (0, 1].
-    signal : {"train_loss", "ema", "held_out"}
+    signal : {"train_loss", "ema", "held_out", "random"}
         What makes a leader: the mean training loss of the round, its exponential average over rounds, or the loss on a
         held-out batch (option ``held_out_loss``). With label-skewed shards a low own loss does not mean a good model.
+        ``random`` draws the leaders by loss in every round: the control for claims about leaders.
     gate : bool
         With ``signal="held_out"``: a worker follows its leader by loss only if the leader's held-out loss is below that
         of the worker's own mixed model; otherwise c1 = p1 = 0 in its row. Option ``robust`` sets both.
@@ -82,10 +84,18 @@ class ALDSGD(Gossip):
         degree: Literal["base", "active"] = "base",
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
+        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         rule = AllEdges(mixing) if base == "d_psgd" else Matchings(communication_budget)
-        super().__init__(topology, rule, order=order, allow_disconnected=allow_disconnected, **options)
+        super().__init__(
+            topology,
+            rule,
+            order=order,
+            allow_disconnected=allow_disconnected,
+            momentum_mixing=momentum_mixing,
+            **options,
+        )
         if self.robust:
             _check_robust({"force": (force, "after_mixing"), "signal": (signal, "held_out")})
             signal, gate = "held_out", True
@@ -94,7 +104,7 @@ class ALDSGD(Gossip):
         leader.decay(1.0, decay, 0)
         for name, value, allowed in (
             ("base", base, ("d_psgd", "matcha")),
-            ("signal", signal, ("train_loss", "ema", "held_out")),
+            ("signal", signal, get_args(Signal)),
             ("force", force, ("after_mixing", "in_step")),
             ("degree", degree, ("base", "active")),
         ):
@@ -127,7 +137,10 @@ class ALDSGD(Gossip):
         plain = self.unclipped(numbers)
         # A matching drawn afresh gives all workers the same degree: the graph that it is drawn from tells them apart.
         degree_graph = self.base_graph(numbers.round) if self.degree == "base" else plain.graph
-        found = leader.leaders(plain.graph, numbers.losses, numbers.present, degree_graph)
+        losses = numbers.losses
+        if self.signal == "random":
+            losses = rng(self.seed, "leaders", numbers.round).random(len(losses))
+        found = leader.leaders(plain.graph, losses, numbers.present, degree_graph)
         active = numbers.round % self.every == 0
         leaders = Leaders(found.best.astype(np.int64), found.degree.astype(np.int64), active)
         if not active:
@@ -139,7 +152,7 @@ class ALDSGD(Gossip):
         matrix = leader.operator(
             plain.matrix,
             plain.graph,
-            numbers.losses,
+            losses,
             **weights,
             present=numbers.present,
             degree_graph=degree_graph,

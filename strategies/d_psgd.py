@@ -11,7 +11,7 @@ from echelon.core.mixing import Floats, Ints
 from echelon.core.strategy import Order
 from echelon.server.options import Options
 
-from .gossip import Gossip
+from .gossip import Gossip, MomentumMixing
 
 MatrixName = Literal["metropolis", "uniform", "laplacian", "target"]
 
@@ -80,7 +80,7 @@ class DPSGD(Gossip):
         See :class:`strategies.gossip.Gossip`.
     mixing : {"metropolis", "uniform", "laplacian", "target"}
         See :class:`AllEdges`.
-    order, allow_disconnected
+    order, allow_disconnected, momentum_mixing
         See :class:`strategies.gossip.Gossip`.
     **options : Options
         See :class:`echelon.server.options.Options`.
@@ -93,6 +93,14 @@ class DPSGD(Gossip):
         mixing: MatrixName = "metropolis",
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
+        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(topology, AllEdges(mixing), order=order, allow_disconnected=allow_disconnected, **options)
+        super().__init__(
+            topology,
+            AllEdges(mixing),
+            order=order,
+            allow_disconnected=allow_disconnected,
+            momentum_mixing=momentum_mixing,
+            **options,
+        )

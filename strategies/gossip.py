@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from logging import WARNING
-from typing import Protocol, Unpack
+from typing import Literal, Protocol, Unpack, get_args
 
 import networkx as nx
 import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord
+from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from echelon.algorithms.mixing import restrict
@@ -16,7 +18,10 @@ from echelon.algorithms.topology import build
 from echelon.core.mixing import Floats, Ints, Mixing
 from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
+from echelon.server.session import Session
 from echelon.server.strategy import FlowerStrategy
+
+MomentumMixing = Literal["local", "mixed"]
 
 
 class Rule(Protocol):
@@ -43,6 +48,9 @@ class Gossip(FlowerStrategy):
         X+ = W Y, or D-PSGD's literal X+ = W X + (Y - X), for one local step.
     allow_disconnected : bool
         Accept graphs that never connect all workers (only to show what that does).
+    momentum_mixing : {"local", "mixed"}
+        Each worker keeps its momentum buffer, or the buffers are combined by the matrix of the models, V <- W V, at
+        twice the traffic.
     **options : Options
         See :class:`echelon.server.options.Options`.
 
@@ -62,9 +70,13 @@ class Gossip(FlowerStrategy):
         *,
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
+        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
+        if momentum_mixing not in get_args(MomentumMixing):
+            raise ValueError(f"strategy.momentum_mixing must be local or mixed; got {momentum_mixing}")
+        self.average_momentum = momentum_mixing == "mixed"
         if order not in ("adapt_then_combine", "combine_then_adapt"):
             raise ValueError(f"strategy.order must be adapt_then_combine or combine_then_adapt; got {order}")
         if order == "combine_then_adapt" and self.work.local_steps > 1:
@@ -73,6 +85,20 @@ class Gossip(FlowerStrategy):
         self.rule = rule
         self.order = order
         self.allow_disconnected = allow_disconnected
+
+    def open(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> Session:
+        """Open the run.
+
+        Raises
+        ------
+        ValueError
+            If momentum is to be mixed, but does not travel.
+        """
+        session = super().open(grid, arrays, config)
+        has_other_state = session.layout.optimizer_size or (self.sgd.momentum and session.state.momentum is None)
+        if self.average_momentum and has_other_state:
+            raise ValueError("strategy.momentum_mixing=mixed needs optimizer.name=sgd and optimizer.state=server")
+        return session
 
     def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
         """Lay out the graphs of all rounds.
@@ -116,7 +142,8 @@ class Gossip(FlowerStrategy):
         """Return the rule's matrix, restricted to the workers present."""
         matrix, active = self.rule.at(numbers.round - 1)
         graph = among(active, numbers.present)
-        return Mixing(restrict(matrix, numbers.present), graph, degrees(graph))
+        models = 2 if self.average_momentum and self.sgd.momentum else 1
+        return Mixing(restrict(matrix, numbers.present), graph, models * degrees(graph))
 
     def clipped(self, mixing: Mixing, numbers: RoundNumbers) -> Mixing:
         """Return a matrix with self-centred clipping if ``robust`` is set, otherwise unchanged.
@@ -144,5 +171,5 @@ def among(graph: nx.Graph, present: Ints) -> nx.Graph:
 
 
 def degrees(graph: nx.Graph) -> Floats:
-    """Return the degrees by rank, shape (N,): the models that each worker sends."""
+    """Return the degrees by rank, shape (N,)."""
     return np.array([graph.degree(rank) for rank in range(len(graph))], dtype=np.float64)

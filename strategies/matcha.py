@@ -12,7 +12,7 @@ from echelon.core.mixing import Floats, Ints
 from echelon.core.strategy import Order
 from echelon.server.options import Options
 
-from .gossip import Gossip
+from .gossip import Gossip, MomentumMixing
 
 
 class Matchings:
@@ -67,7 +67,7 @@ class Matcha(Gossip):
         The base graph, or graphs in turn, each connected.
     communication_budget : float
         See :class:`Matchings`.
-    order
+    order, momentum_mixing
         See :class:`strategies.gossip.Gossip`.
     **options : Options
         See :class:`echelon.server.options.Options`.
@@ -79,6 +79,8 @@ class Matcha(Gossip):
         *,
         communication_budget: float = 0.5,
         order: Order = "adapt_then_combine",
+        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(topology, Matchings(communication_budget), order=order, **options)
+        rule = Matchings(communication_budget)
+        super().__init__(topology, rule, order=order, momentum_mixing=momentum_mixing, **options)

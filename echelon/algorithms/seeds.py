@@ -17,6 +17,7 @@ Purpose = Literal[
     "features",
     "selection",
     "dropout",
+    "leaders",
 ]
 
 

@@ -72,6 +72,12 @@ GRAPHS = {
     "strategy=matcha topology=g0 topology.schedule=random_matching": (
         "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got random_matching"
     ),
+    "strategy=d_psgd strategy.momentum_mixing=mixed optimizer.name=adamw": (
+        "strategy.momentum_mixing=mixed needs optimizer.name=sgd; got adamw"
+    ),
+    "strategy=matcha strategy.momentum_mixing=mixed topology=ring optimizer.state=worker engine=inline": (
+        "strategy.momentum_mixing=mixed needs optimizer.state=server; got worker"
+    ),
     "strategy.base=matcha topology=ring topology.schedule=one_peer": (
         "topology.schedule must be static or rotation for MATCHA, which draws matchings itself; got one_peer"
     ),

@@ -26,7 +26,7 @@ def run(rounds: int, losses: Any = None, **options: Any) -> tuple[list[np.ndarra
         records.append(record)
 
     strategy = ALDSGD(GRAPH, work=BATCH, partition=Partition(), on_round=[note], eval_every=99, **options)
-    script = scripted.Script(CENTRES)
+    script = scripted.Script(CENTRES, **({"loss": losses} if losses else {}))
     strategy.start(scripted.grid(script), scripted.model(2.0), rounds, evaluate_fn=lambda number, arrays: None)
     return rows, records
 
@@ -116,3 +116,13 @@ def test_the_leader_by_degree_is_off_with_the_gate() -> None:
     robust = ALDSGD(GRAPH, robust=True, held_out_loss=lambda arrays: 0.0)
     assert robust.weights == {"c1": 0.3, "c2": 0.0, "p1": 0.1, "p2": 0.0}
     assert (robust.signal, robust.gate) == ("held_out", True)
+
+
+def test_random_leaders_do_not_depend_on_losses() -> None:
+    """The control: with any losses the same leaders, drawn anew in every round."""
+    rows, records = run(6, signal="random")
+    others, _ = run(6, lambda rank, instructions: 9.0 - rank, signal="random")
+    assert [row.tolist() for row in rows] == [row.tolist() for row in others]
+    assert len({tuple(record["leaders_best"]) for record in records}) > 1
+    seeds, _ = run(6, signal="random", seed=1)
+    assert rows[-1].tolist() != seeds[-1].tolist()

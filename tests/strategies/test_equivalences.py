@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from echelon.algorithms.partial import sample_order
+from echelon.engines.inline import InlineGrid
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FullBatch, Matcha, NonBlocking, Partition
 from tests import tiny
 from tests.strategies.table import STRATEGIES, Factory
@@ -285,6 +286,26 @@ def test_a_worker_that_leads_itself_feels_no_force_within_its_steps() -> None:
     work = FullBatch(local_steps=3, batch_size=16, minibatch_size=4)
     led, plain = (tiny.run(ONE[name], 4, 1, work=work, sgd=HYPER) for name in ("al_dsgd in step", "d_psgd"))
     assert led.rows.tobytes() == plain.rows.tobytes()
+
+
+def test_mixed_momentum_on_the_complete_graph_is_synchronous_sgd() -> None:
+    """V <- W V with W = J/N leaves everybody the buffer of the large batch; kept locally, it is another one."""
+    complete = partial(DPSGD, "complete", mixing="uniform")
+    large = tiny.run(AllReduce, 5, work=FULL, sgd=HYPER)
+    mixed = tiny.run(partial(complete, momentum_mixing="mixed"), 5, work=FULL, sgd=HYPER)
+    local = tiny.run(complete, 5, work=FULL, sgd=HYPER)
+    np.testing.assert_allclose(mixed.rows, large.rows, atol=1e-6)
+    assert mixed.strategy.state.momentum is not None
+    assert local.strategy.state.momentum is not None
+    assert np.ptp(mixed.strategy.state.momentum, axis=0).max() < 1e-6
+    assert np.ptp(local.strategy.state.momentum, axis=0).max() > 1e-2
+    assert mixed.column("peer_bytes") == [[2 * sent for sent in row] for row in local.column("peer_bytes")]
+
+
+def test_mixed_momentum_must_travel() -> None:
+    grid = tiny.app(optimizer="adamw")
+    with pytest.raises(ValueError, match=r"momentum_mixing=mixed needs optimizer\.name=sgd"):
+        tiny.run(partial(DPSGD, "ring", momentum_mixing="mixed"), on=InlineGrid(grid, 4))
 
 
 class TestPermutations:
