@@ -1,0 +1,23 @@
+"""Processes of torch.distributed, started once for all tests of this folder."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch.distributed as dist
+
+from tests.echelon.peer.pool import Pool
+
+
+@pytest.fixture(scope="session")
+def three() -> Iterator[Pool]:
+    pool = Pool(3)
+    yield pool
+    pool.end()
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Make the test's own process a process group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    yield
+    dist.destroy_process_group()
