@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import matcha, mixing, partition_quality, reporting
+from benchmarks import matcha, mixing, partition_quality, peer, reporting
 from benchmarks.experiments import liars, stragglers
 
 
@@ -28,6 +28,12 @@ def test_mixing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_reporting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(reporting, "--rounds 2 --round-seconds 0.01 --workers 4", monkeypatch)
     assert "progress=live" in capsys.readouterr().out
+
+
+@pytest.mark.deployment
+def test_peer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    called(peer, "--workers 2 --megabytes 0.01 --rounds 2", monkeypatch)
+    assert "| 2 | 0.01 | " in capfd.readouterr().out
 
 
 def test_partition_quality(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,13 @@ import torch.distributed as dist
 from tests.echelon.peer.pool import Pool
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that need the processes run one after the other."""
+    for item in items:
+        if "three" in getattr(item, "fixturenames", ()):
+            item.add_marker("deployment")
+
+
 @pytest.fixture(scope="session")
 def three() -> Iterator[Pool]:
     pool = Pool(3)
