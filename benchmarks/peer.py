@@ -8,6 +8,7 @@ with DPSGD on a ring. Reported are the medians over the rounds of the slowest pr
 """
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 
@@ -41,6 +42,7 @@ def main() -> None:
 def measure(process: int, workers: int, port: int, megabytes: list[float], rounds: int) -> None:
     """Measure in one of the processes; the first one prints."""
     torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun does
     store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=process, world_size=workers)
     for size in megabytes:

@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from echelon.core.mixing import Floats, Matrix, Mean, TrimmedMean
+from echelon.peer.buffers import Buffers
 from echelon.peer.group import Group
 
 Rows = dict[int, Tensor]
+
+# Values of a sum that are computed at a time, so that they stay in the processor's cache.
+_CHUNK = 1 << 16
 
 
 class Exchange:
@@ -24,14 +28,15 @@ class Exchange:
         Of the workers in this process, by rank, on ``group.device``; not changed.
     group : Group
         Who holds which worker.
+    buffers : Buffers, optional
+        Where vectors are taken from, and where those of other workers' rows go by :meth:`close`.
     """
 
-    def __init__(self, rows: Mapping[int, Tensor], group: Group) -> None:
+    def __init__(self, rows: Mapping[int, Tensor], group: Group, buffers: Buffers | None = None) -> None:
         self._rows = dict(rows)
         self._group = group
-        self._held = [
-            {rank for rank, owner in enumerate(group.owners) if owner == p} for p in range(group.num_processes)
-        ]
+        self._buffers = buffers or Buffers()
+        self._held = [set(group.held_by(process)) for process in range(group.num_processes)]
         self._arriving: dict[int, dist.Work] = {}
 
     def combine(self, matrix: Matrix) -> Rows:
@@ -68,11 +73,22 @@ class Exchange:
         _wait(sends)
         return self._group.gather(found)
 
+    def close(self) -> None:
+        """Give up the rows of the other workers."""
+        others = sorted(set(self._rows) - set(self._group.local))
+        self._buffers.give([self._rows.pop(rank) for rank in others])
+
     def _weighted(self, weights: Floats) -> Tensor:
-        """Return the weighted sum of rows, in rank order; each is waited for when it is needed."""
-        total = torch.zeros_like(self._rows[self._group.local[0]])
-        for rank in np.flatnonzero(weights).tolist():
-            total.add_(self._row(rank), alpha=float(weights[rank]))
+        """Return the weighted sum of rows, in rank order."""
+        ranks = np.flatnonzero(weights).tolist()
+        rows = [self._row(rank) for rank in ranks]
+        total = self._buffers.take(self._rows[self._group.local[0]])
+        if not rows:
+            return total.zero_()
+        for part, *parts in zip(*(torch.split(row, _CHUNK) for row in (total, *rows)), strict=True):
+            torch.mul(parts[0], float(weights[ranks[0]]), out=part)
+            for rank, other in zip(ranks[1:], parts[1:], strict=True):
+                part.add_(other, alpha=float(weights[rank]))
         return total
 
     def _row(self, rank: int) -> Tensor:
@@ -86,11 +102,11 @@ class Exchange:
         operations: list[dist.P2POp] = []
         received: list[int | None] = []
         for process, held in enumerate(self._held):
-            workers = [rank for rank, owner in enumerate(group.owners) if owner == process]
-            for source in sorted(set(np.flatnonzero(needed[workers].any(axis=0)).tolist()) - held):
+            wanted = np.flatnonzero(needed[group.held_by(process)].any(axis=0))
+            for source in sorted(set(wanted.tolist()) - held):
                 held.add(source)
                 if process == group.process:
-                    self._rows[source] = torch.empty_like(self._rows[group.local[0]])
+                    self._rows[source] = self._buffers.take(self._rows[group.local[0]])
                     operations.append(dist.P2POp(dist.irecv, self._rows[source], group.owners[source], tag=source))
                     received.append(source)
                 elif group.owners[source] == group.process:

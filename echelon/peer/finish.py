@@ -1,9 +1,7 @@
 """The event that ends a non-blocking round in real time: enough workers have finished."""
 
 import math
-import os
 
-import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from echelon.core.work import NonBlocking, WorkPolicy
@@ -21,16 +19,16 @@ class Finish:
     """
 
     def __init__(self, store: Store, needed: int) -> None:
-        self._store = PrefixStore("echelon.finish", store)
+        self._store = PrefixStore("finish", store)
         self._needed = needed
 
     @classmethod
-    def of(cls, work: WorkPolicy, num_workers: int, store: Store | None) -> "Finish | None":
+    def of(cls, work: WorkPolicy, num_workers: int, store: Store) -> "Finish | None":
         """Return the event of a work policy; None where every worker, or the time alone, ends a round."""
         if not isinstance(work, NonBlocking) or work.trigger == "deadline":
             return None
         quorum = work.quorum if work.trigger == "quorum" else 0.0
-        return cls(store or connect(), max(math.ceil(quorum * num_workers - 1e-9), 1))
+        return cls(store, max(math.ceil(quorum * num_workers - 1e-9), 1))
 
     def note(self, round_number: int) -> None:
         """Note that a worker has finished."""
@@ -45,17 +43,3 @@ class Finish:
         """Remove what is noted of a round, after which nobody asks for it."""
         for name in ("finished", "over"):
             self._store.delete_key(f"{round_number}/{name}")
-
-
-def connect() -> Store:
-    """Return a connection to the store that torchrun, or the script, has given by MASTER_ADDR and MASTER_PORT.
-
-    Raises
-    ------
-    ValueError
-        If they are not set.
-    """
-    host, port = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
-    if host is None or port is None:
-        raise ValueError("store must be given where MASTER_ADDR and MASTER_PORT are not set; got None")
-    return dist.TCPStore(host, int(port), is_master=False)  # type: ignore[attr-defined]

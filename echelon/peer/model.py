@@ -29,9 +29,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for _, parameter in found]
 
 
-def flatten(tensors: Iterable[Tensor], device: torch.device) -> Tensor:
-    """Return a copy of tensors as one float32 vector on a device."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors]).to(device, torch.float32)
+def flatten(tensors: Iterable[Tensor], device: torch.device, out: Tensor | None = None) -> Tensor:
+    """Return a copy of tensors as one float32 vector on a device; ``out`` is such a vector to use."""
+    flat = [tensor.detach().reshape(-1) for tensor in tensors]
+    if out is not None and flat[0].device == device:
+        return torch.cat(flat, out=out)
+    copied = torch.cat(flat).to(device, torch.float32)
+    return copied if out is None else out.copy_(copied)
 
 
 @torch.no_grad()

@@ -42,7 +42,9 @@ class Peer:
     samples : int
         Samples that this worker holds, for strategies that weigh workers by them; 0 if unknown.
     store : torch.distributed.Store, optional
-        In which workers note that they have finished; by default that of torchrun.
+        Where the workers' numbers are gathered; by default that of MASTER_ADDR and MASTER_PORT, which torchrun sets.
+    timeout : float
+        Seconds to wait for the slowest worker of a round.
 
     Attributes
     ----------
@@ -54,7 +56,7 @@ class Peer:
     RuntimeError
         If torch.distributed has no process group.
     ValueError
-        If the strategy needs a server, or the workers' models differ in size.
+        If the strategy needs a server, the workers' models differ in size, or there is no store.
 
     Examples
     --------
@@ -87,13 +89,14 @@ class Peer:
         *,
         samples: int = 0,
         store: Store | None = None,
+        timeout: float = 1800.0,
     ) -> None:
         self._model, self._optimizer = model, optimizer
         self._parameters = trainable(model)
-        self._group = Group(device=self._parameters[0].device)
+        self._group = Group(None, self._parameters[0].device, store, timeout)
         self.rank = self._group.process
         self._rounds = Rounds(strategy, self._group, self._agreed(samples), lambda rank, row: self._arrays(row))
-        self._finish = Finish.of(strategy.work, self._group.num_workers, store)
+        self._finish = Finish.of(strategy.work, self._group.num_workers, self._group.store)
         self._passes: Passes[Any] | None = None
         self._round: tuple[Instructions, Budget] | None = None
         self._share_first()
@@ -152,7 +155,8 @@ class Peer:
         done = budget.report()
         mean_loss = loss.item() if isinstance(loss, Tensor) else loss
         report = Report(int(done["samples"]), float(done["seconds"]), mean_loss)
-        trained = flatten(self._parameters, self._group.device)
+        trained = self._rounds.buffers.take(self._start)
+        flatten(self._parameters, self._group.device, out=trained)
         vectors = self._averaged_state()
         models, states, numbers = self._rounds.finish(
             begun,
@@ -161,6 +165,7 @@ class Peer:
             {self.rank: report},
             [{self.rank: flatten(vector, self._group.device)} for vector in vectors],
         )
+        self._rounds.buffers.give([self._start, trained])
         self._start = models[self.rank]
         spread(self._start, self._parameters)
         for vector, state in zip(vectors, states, strict=True):

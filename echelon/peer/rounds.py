@@ -12,6 +12,7 @@ from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
 from echelon.core.strategy import RoundNumbers, Strategy
 from echelon.core.tally import Tally
 from echelon.core.work import batch_sizes
+from echelon.peer.buffers import Buffers
 from echelon.peer.exchange import Exchange, Rows
 from echelon.peer.group import Group
 
@@ -82,6 +83,8 @@ class Rounds:
         The workers' numbers so far, the same in every process.
     leaders : Leaders or None
         Of the previous round.
+    buffers : Buffers
+        Where the combined models are taken from.
 
     Raises
     ------
@@ -105,6 +108,7 @@ class Rounds:
         self.leaders: Leaders | None = None
         self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
         self._arrays = arrays
+        self.buffers = Buffers()
 
     def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
         """Return the instructions of the next round, given the models at its start by rank."""
@@ -115,7 +119,9 @@ class Rounds:
         pull = self._pull(begun.round)
         if pull is None:
             return begun
-        anchors = Exchange(rows, self.group).combine(pull.weights)
+        exchange = Exchange(rows, self.group, self.buffers)
+        anchors = exchange.combine(pull.weights)
+        exchange.close()
         return replace(begun, anchors=anchors, anchor_strength=pull.strength)
 
     def _pull(self, round_number: int) -> Pull | None:
@@ -156,6 +162,7 @@ class Rounds:
         self.leaders = mixing.leaders or self.leaders
         self.tally.round = begun.round
         combined = host.combine(mixing)
+        host.close()
         if self.strategy.average_momentum:
             together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
         return combined, [dict(values) for values in together], numbers
@@ -220,7 +227,7 @@ class _Host:
     def __init__(self, rounds: Rounds, rows: Mapping[int, Tensor], updated: Rows) -> None:
         self._rounds, self._rows, self._updated = rounds, rows, updated
         self._adapts_first = rounds.strategy.order == "adapt_then_combine"
-        self._exchange = Exchange({**rows, **updated} if self._adapts_first else rows, rounds.group)
+        self._exchange = Exchange({**rows, **updated} if self._adapts_first else rows, rounds.group, rounds.buffers)
 
     def distances(self, graph: nx.Graph) -> Floats:
         """Return the distances of the models that are to be mixed along the edges of a graph, (N, N); 0 elsewhere."""
@@ -235,6 +242,10 @@ class _Host:
             table[rank] = 1.0, loss
         there, found = self._rounds.group.gather(table).T
         return np.where(there > 0, found, np.nan)
+
+    def close(self) -> None:
+        """Give up the models of the other workers."""
+        self._exchange.close()
 
     def combine(self, mixing: Mixing) -> Rows:
         """Return the mixed models of the workers of this process."""

@@ -1,6 +1,7 @@
 """Processes of torch.distributed on this machine, started once for many tests: importing torch takes seconds."""
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
@@ -64,6 +65,7 @@ class Pool:
 def _serve(process: int, size: int, port: int, calls: Connection) -> None:
     end_with_parent()
     torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun does
     store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=process, world_size=size, timeout=timedelta(seconds=_SECONDS))
     while True:

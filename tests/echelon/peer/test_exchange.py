@@ -80,13 +80,3 @@ def test_distances_along_the_edges(three: Pool) -> None:
         expected[i, j] = expected[j, i] = np.linalg.norm(ROWS[i] - ROWS[j])
     for found in three.call(distances):
         np.testing.assert_allclose(found, expected, rtol=1e-6)
-
-
-def test_every_process_has_a_worker(three: Pool) -> None:
-    with pytest.raises(ValueError, match="owners must give every process a worker; process 1 has none"):
-        three.call(Group, (0, 2, 2))
-
-
-def test_without_a_process_group() -> None:
-    with pytest.raises(RuntimeError, match=r"no process group: call torch\.distributed\.init_process_group first"):
-        Group()
