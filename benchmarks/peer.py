@@ -8,15 +8,15 @@ with DPSGD on a ring. Reported are the medians over the rounds of the slowest pr
 """
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
 
+from benchmarks.processes import spawn
 from echelon.core.strategy import Strategy
 from echelon.peer import Peer
 from strategies import DPSGD, AllReduce, FullBatch
@@ -34,36 +34,34 @@ def main() -> None:
     print("| workers | MB | all_reduce | Peer, AllReduce | ring exchange | Peer, DPSGD on a ring |")
     print("|---|---|---|---|---|---|")
     for workers in arguments.workers:
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-        options = (workers, store.port, arguments.megabytes, arguments.rounds)
-        multiprocessing.spawn(measure, options, nprocs=workers)  # type: ignore[attr-defined,no-untyped-call]
+        spawn(workers, measure, arguments.megabytes, arguments.rounds)
 
 
-def measure(process: int, workers: int, port: int, megabytes: list[float], rounds: int) -> None:
+def measure(megabytes: list[float], rounds: int) -> None:
     """Measure in one of the processes; the first one prints."""
-    torch.set_num_threads(1)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun does
-    store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
-    dist.init_process_group("gloo", store=store, rank=process, world_size=workers)
     for size in megabytes:
-        length = round(size * 1e6 / 4)
-        steps = {
-            "all_reduce": bare_all_reduce(length),
-            "peer all_reduce": round_of_peers(AllReduce(work=WORK), length),
-            "ring": bare_ring(length),
-            "peer ring": round_of_peers(DPSGD("ring", work=WORK), length),
-        }
-        medians = timed(steps, rounds)
-        if process == 0:
-            print(f"| {workers} | {size:g} | {' | '.join(f'{1e3 * seconds:.1f}' for seconds in medians)} |", flush=True)
-    dist.destroy_process_group()
+        medians = " | ".join(f"{1e3 * seconds:.1f}" for seconds in of_size(size, rounds))
+        if dist.get_rank() == 0:
+            print(f"| {dist.get_world_size()} | {size:g} | {medians} |", flush=True)
 
 
-def timed(steps: dict[str, Callable[[], None]], rounds: int) -> list[float]:
+def of_size(megabytes: float, rounds: int) -> list[float]:
+    """Return the median seconds of each step with rows of a size."""
+    length = round(megabytes * 1e6 / 4)
+    steps = [
+        bare_all_reduce(length),
+        round_of_peers(AllReduce(work=WORK), length),
+        bare_ring(length),
+        round_of_peers(DPSGD("ring", work=WORK), length),
+    ]
+    return timed(steps, rounds)
+
+
+def timed(steps: list[Callable[[], None]], rounds: int) -> list[float]:
     """Return the median seconds of each step; steps alternate, so that all run under the same load."""
     spent = torch.zeros(len(steps), rounds + WARM_UP, dtype=torch.float64)
     for number in range(rounds + WARM_UP):
-        for place, step in enumerate(steps.values()):
+        for place, step in enumerate(steps):
             dist.barrier()
             start = time.perf_counter()
             step()

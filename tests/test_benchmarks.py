@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from benchmarks import matcha, mixing, partition_quality, peer, reporting
-from benchmarks.experiments import liars, stragglers
+from benchmarks.experiments import liars, peers, stragglers
+from strategies import DPSGD
+from tests.pool import Pool
 
 
 def called(module: Any, arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -30,10 +32,18 @@ def test_reporting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     assert "progress=live" in capsys.readouterr().out
 
 
-@pytest.mark.deployment
-def test_peer(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    called(peer, "--workers 2 --megabytes 0.01 --rounds 2", monkeypatch)
-    assert "| 2 | 0.01 | " in capfd.readouterr().out
+def test_peer(three: Pool) -> None:
+    for medians in three.call(peer.of_size, 0.01, 2):
+        assert len(medians) == 4
+        assert min(medians) > 0
+
+
+def test_peers_reach_the_loss(three: Pool) -> None:
+    found = three.call(peers.run, DPSGD("ring", work=peers.WORK[1]), 0, 2, 2.2)
+    assert found[0] == found[1] == found[2]
+    seconds, rounds, speed = found[0]
+    assert 1 <= rounds < peers.MOST_ROUNDS
+    assert seconds * speed >= rounds * peers.BATCH * 0.99
 
 
 def test_partition_quality(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ class Budget:
 
     def report(self) -> dict[str, int | float]:
         """Return what to add to the metrics of the reply: samples, mini-batches of the run's size, and seconds."""
-        left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped else 0.0
+        left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped and math.isfinite(self._seconds) else 0.0
         samples = min(self._samples, self._target) if self._target else self._samples
         return {
             "samples": samples,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from echelon.core.mixing import Mean, TrimmedMean
 from echelon.peer.exchange import Exchange
 from echelon.peer.group import Group
-from tests.echelon.peer.pool import Pool
+from tests.pool import Pool
 
 OWNERS = (2, 0, 1, 0, 2)
 ROWS = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)

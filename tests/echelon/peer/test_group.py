@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from echelon.peer.group import Group
-from tests.echelon.peer.pool import Pool
+from tests.pool import Pool
 
 OWNERS = (2, 0, 1, 0, 2)
 TABLE = np.array([[0.1, np.nan], [1e300, -0.0], [2**53 - 1, np.inf], [3.0, 1 / 3], [4.0, -4.0]])
@@ -52,17 +52,3 @@ def test_every_process_has_a_worker(three: Pool) -> None:
 def test_without_a_process_group() -> None:
     with pytest.raises(RuntimeError, match=r"no process group: call torch\.distributed\.init_process_group first"):
         Group()
-
-
-def alone_in_time() -> str:
-    """Let only process 0 gather, until it gives up."""
-    group = Group(timeout=0.3)
-    if group.process:
-        return ""
-    with pytest.raises(RuntimeError, match="timeout"):
-        group.gather(np.zeros((3, 1)))
-    return "gave up"
-
-
-def test_the_wait_is_bounded(three: Pool) -> None:
-    assert three.call(alone_in_time) == ["gave up", "", ""]

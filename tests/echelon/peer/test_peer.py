@@ -17,7 +17,7 @@ from torch.nn import functional
 from echelon.peer import Peer
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FlowerStrategy, FullBatch, NonBlocking
 from tests import tiny
-from tests.echelon.peer.pool import Pool
+from tests.pool import Pool
 from tests.processes import wait_for
 
 Numbers = NDArray[np.float64]

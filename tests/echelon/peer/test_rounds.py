@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from echelon.peer.group import Group
 from echelon.peer.rounds import Report, Rounds
 from strategies import ALDSGD, DPSGD, AllReduce, FedBuff, FlowerStrategy, NormLimit, OverSelection, Partition
-from tests.echelon.peer.pool import Pool
+from tests.pool import Pool
 from tests.strategies import scripted
 from tests.strategies.table import STRATEGIES, WORK
 
