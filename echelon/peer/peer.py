@@ -253,7 +253,7 @@ class Peer:
         for parameter, anchor in zip(self._parameters, pieces(begun.anchors[self.rank], self._parameters), strict=True):
             if parameter.grad is not None:
                 away = parameter.detach() - anchor.to(parameter.device)
-                parameter.grad.add_(away, alpha=begun.anchor_strength)
+                parameter.grad.add_(away, alpha=float(begun.anchor_strengths[self.rank]))
 
     def _arrays(self, row: Tensor) -> ArrayRecord:
         """Return the model with other parameters as Flower's arrays."""

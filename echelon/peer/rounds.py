@@ -49,7 +49,7 @@ class Instructions:
         Computing time that the round allows, as predicted from the workers' speeds.
     anchors : dict of int to tensor, shape (P,)
         What the steps of the workers of this process are pulled towards; empty for none.
-    anchor_strength : float
+    anchor_strengths : float64 ndarray, shape (N,)
         How strongly.
     """
 
@@ -58,7 +58,7 @@ class Instructions:
     target_samples: Ints
     budget_seconds: float
     anchors: Rows
-    anchor_strength: float = 0.0
+    anchor_strengths: Floats
 
 
 class Rounds:
@@ -115,14 +115,15 @@ class Rounds:
         tally, work = self.tally, self.strategy.work
         sizes = batch_sizes(work.batch_size, self.group.num_workers, self._batch_ratios)
         target = work.target_samples(sizes, tally.left_in_batch)
-        begun = Instructions(tally.round + 1, sizes, target, work.budget(tally.seconds_per_minibatch, target), {})
+        budget = work.budget(tally.seconds_per_minibatch, target)
+        begun = Instructions(tally.round + 1, sizes, target, budget, {}, np.zeros(len(sizes)))
         pull = self._pull(begun.round)
         if pull is None:
             return begun
         exchange = Exchange(rows, self.group, self.buffers)
         anchors = exchange.combine(pull.weights)
         exchange.close()
-        return replace(begun, anchors=anchors, anchor_strength=pull.strength)
+        return replace(begun, anchors=anchors, anchor_strengths=pull.strengths)
 
     def _pull(self, round_number: int) -> Pull | None:
         return None if self.leaders is None else self.strategy.pull(round_number, self.leaders)
