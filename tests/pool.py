@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from echelon.persistent.processes import end_with_parent
+from echelon.persistent.processes import birth, end_with
 
 _SECONDS = 100
 
@@ -28,12 +28,15 @@ class Pool:
 
     def __init__(self, size: int) -> None:
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+        me = os.getpid()
         start = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes: list[multiprocessing.process.BaseProcess] = []
         for process in range(size):
             mine, theirs = start.Pipe()
-            started = start.Process(target=_serve, args=(process, size, self._store.port, theirs), daemon=True)
+            started = start.Process(
+                target=_serve, args=(process, size, self._store.port, theirs, me, birth(me)), daemon=True
+            )
             started.start()
             theirs.close()
             self._pipes.append(mine)
@@ -62,8 +65,8 @@ class Pool:
         return pipe.recv()
 
 
-def _serve(process: int, size: int, port: int, calls: Connection) -> None:
-    end_with_parent()
+def _serve(process: int, size: int, port: int, calls: Connection, parent: int, born: str | None) -> None:
+    end_with(parent, born)  # the parent may have ended before this process has imported torch
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # as torchrun does
     store = dist.TCPStore("127.0.0.1", port, is_master=False)  # type: ignore[attr-defined]
