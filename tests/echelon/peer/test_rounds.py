@@ -54,7 +54,7 @@ MADE = STRATEGIES | {
     "al_dsgd held out": partial(ALDSGD, "ring", signal="held_out", held_out_loss=distance),
     "al_dsgd gated": partial(ALDSGD, "complete", signal="held_out", gate=True, held_out_loss=distance),
 }
-WITHOUT_SERVER = [name for name in MADE if "robust" not in name and name not in ("over_selection", "fedbuff")]
+WITHOUT_SERVER = [name for name, make in MADE.items() if not make().needs_server]
 ROWS = [(name, "expected") for name in WITHOUT_SERVER]
 ROWS += [(name, work) for name in ("d_psgd", "all_reduce") for work in WORK if work != "expected"]
 
