@@ -89,6 +89,7 @@ class FedBuff(FlowerStrategy):
         ``grace_seconds`` have no meaning.
     """
 
+    needs_server = "updates are buffered at the server"
     _schedule: _Schedule
     _step: _Step
 
@@ -275,7 +276,7 @@ class FedBuff(FlowerStrategy):
         """Advance the state by a reply and put its update into the buffer."""
         session, tasks = self.session, self._schedule.tasks
         replies = {rank: reply}
-        advance_state(replies, self._schedule.instructions, session.state, self.work.minibatch_size, self.work.ema)
+        advance_state(replies, self._schedule.instructions, session.state, self.work)
         if reply.report.samples:
             session.state.losses[rank] = reply.report.train_loss
         assert reply.row is not None

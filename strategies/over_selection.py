@@ -32,6 +32,7 @@ class OverSelection(AllReduce):
     """
 
     has_robust_rule = False  # it averages the workers that say they were fast
+    needs_server = "the first replies are selected by the server"
 
     def __init__(self, keep: float = 0.75, *, wall_clock: bool = False, **options: Unpack[Options]) -> None:
         super().__init__(**options)

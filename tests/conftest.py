@@ -1,7 +1,31 @@
-"""Settings of all tests."""
+"""Settings of all tests, and processes that many of them share."""
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.pool import Pool
 
 # Time says nothing on a busy machine: a slow example is no failure.
 settings.register_profile("echelon", deadline=None)
 settings.load_profile("echelon")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the tests that need many processes run one after the other."""
+    for item in items:
+        if "three" in getattr(item, "fixturenames", ()):
+            item.add_marker("deployment")
+
+
+@pytest.fixture(scope="session")
+def three() -> "Iterator[Pool]":
+    """Three processes of torch.distributed."""
+    from tests.pool import Pool  # which imports torch
+
+    pool = Pool(3)
+    yield pool
+    pool.end()

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks import matcha, mixing, partition_quality, reporting
-from benchmarks.experiments import liars, stragglers
+from benchmarks import matcha, mixing, partition_quality, peer, reporting
+from benchmarks.experiments import liars, peers, stragglers
+from strategies import DPSGD
+from tests.pool import Pool
 
 
 def called(module: Any, arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -28,6 +30,20 @@ def test_mixing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_reporting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(reporting, "--rounds 2 --round-seconds 0.01 --workers 4", monkeypatch)
     assert "progress=live" in capsys.readouterr().out
+
+
+def test_peer(three: Pool) -> None:
+    for medians in three.call(peer.of_size, 0.01, 2):
+        assert len(medians) == 4
+        assert min(medians) > 0
+
+
+def test_peers_reach_the_loss(three: Pool) -> None:
+    found = three.call(peers.run, DPSGD("ring", work=peers.WORK[1]), 0, 2, 2.2)
+    assert found[0] == found[1] == found[2]
+    seconds, rounds, speed = found[0]
+    assert 1 <= rounds < peers.MOST_ROUNDS
+    assert seconds * speed >= rounds * peers.BATCH * 0.99
 
 
 def test_partition_quality(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The wheel in an environment of its own, beside a user's modules of the same names as the checkout's folders."""
 
+import difflib
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import Family
 from tests.repository import EXTENDED, ROOT, copy_repository, repository_files
 
 # What a user may have lying beside the script that imports echelon.
@@ -32,12 +34,18 @@ class Installed:
     site: Path
     user: Path
 
+    # -S: the .pth file of the editable installation must not serve what the wheel lacks.
+    python = (sys.executable, "-S")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables with which dependencies come from this environment, and echelon from the wheel."""
+        return {"PYTHONPATH": os.pathsep.join([str(self.site), sysconfig.get_paths()["purelib"]])}
+
     def run(self, program: str) -> "subprocess.CompletedProcess[str]":
-        """Run a program in the user's folder; dependencies come from this environment, echelon from the wheel."""
-        path = os.pathsep.join([str(self.site), sysconfig.get_paths()["purelib"]])
-        environment = {**os.environ, "PYTHONPATH": path}
-        # -S: the .pth file of the editable installation must not serve what the wheel lacks.
-        command = [sys.executable, "-S", "-c", program]
+        """Run a program in the user's folder."""
+        command = [*self.python, "-c", program]
+        environment = {**os.environ, **self.environment}
         return subprocess.run(
             command, cwd=self.user, env=environment, capture_output=True, text=True, check=False, timeout=200
         )
@@ -113,3 +121,31 @@ def test_the_flower_app_of_the_benchmark_can_be_imported(installed: Installed, m
     folder = ROOT / "benchmarks" / "flower_fedavg"
     done = installed.run(f"import sys; sys.path.insert(0, {str(folder)!r}); import {module}; print({module}.app)")
     assert done.returncode == 0, done.stderr
+
+
+def _lines(name: str) -> list[str]:
+    return (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()[1:]  # without the docstring
+
+
+def test_peers_take_five_lines() -> None:
+    plain = [line for line in _lines("train_ddp.py") if "DistributedDataParallel" not in line]
+    added = [line[2:] for line in difflib.ndiff(plain, _lines("train_peer.py")) if line.startswith("+ ")]
+    assert len([line for line in added if line.strip()]) == 5
+
+
+@pytest.mark.deployment
+def test_the_examples_run_under_torchrun(installed: Installed) -> None:
+    """Both at once, which takes half the time; what torchrun leaves behind, if it is killed, is ended too."""
+    family = Family(**installed.environment)
+    launcher = (*installed.python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python")
+    scripts = [str(ROOT / "examples" / name) for name in ("train_ddp.py", "train_peer.py")]
+    try:
+        started = [family.start(*launcher, *installed.python, script) for script in scripts]
+        ended = [process.communicate(timeout=200) for process in started]
+    finally:
+        family.end()
+    for process, (said, complained) in zip(started, ended, strict=True):
+        assert process.returncode == 0, complained
+        accuracies = [float(value) for value in re.findall(r"worker [01]: test accuracy ([\d.]+)", said)]
+        assert len(accuracies) == 2
+        assert min(accuracies) > 0.85

@@ -1,7 +1,7 @@
 """A round's budget for a training loop of one's own: which mini-batches to compute, and what to report of them."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, TypeVar
 
 from echelon.core.clocks import WallClock
@@ -18,6 +18,8 @@ class Budget:
     ----------
     instructions : mapping
         The ``config`` record of the train message.
+    is_over : callable, optional
+        Asked before every mini-batch beyond the least number whether the round is over; by default only time ends it.
 
     Examples
     --------
@@ -33,7 +35,7 @@ class Budget:
     (8, 4)
     """
 
-    def __init__(self, instructions: Mapping[str, Any]) -> None:
+    def __init__(self, instructions: Mapping[str, Any], is_over: Callable[[], bool] = lambda: False) -> None:
         steps, batch = instructions.get("local_steps", 1), instructions.get("batch_size", 0)
         self._target = int(instructions.get("target_samples", 0) or steps * batch)
         self._seconds = float(instructions.get("budget_seconds", math.inf))
@@ -42,6 +44,7 @@ class Budget:
         self._minibatch_size = int(instructions.get("minibatch_size", 0))
         self._per_sample = per_minibatch / max(self._minibatch_size, 1)
         self._clock = WallClock(self._per_sample)
+        self._is_over = is_over
         self._samples = self._minibatches = 0
         self._stopped = False
 
@@ -79,9 +82,14 @@ class Budget:
             if not self._target:
                 return
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the round's target is reached."""
+        return bool(self._target) and self._samples >= self._target
+
     def report(self) -> dict[str, int | float]:
         """Return what to add to the metrics of the reply: samples, mini-batches of the run's size, and seconds."""
-        left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped else 0.0
+        left = max(self._seconds - self._clock.seconds, 0.0) if self._stopped and math.isfinite(self._seconds) else 0.0
         samples = min(self._samples, self._target) if self._target else self._samples
         return {
             "samples": samples,
@@ -92,9 +100,10 @@ class Budget:
 
     def _goes_on(self, size: int) -> bool:
         """Return whether to compute a mini-batch of ``size`` samples."""
-        if self._target and self._samples >= self._target:
+        if self.is_finished:
             return False
-        self._stopped = self._minibatches >= self._least and not self._clock.fits(size, self._seconds)
+        may_stop = self._minibatches >= self._least
+        self._stopped = may_stop and (not self._clock.fits(size, self._seconds) or self._is_over())
         return not self._stopped
 
 

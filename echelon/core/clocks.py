@@ -52,4 +52,6 @@ class WallClock:
     def tick(self, samples: int) -> None:
         """Record a finished mini-batch, and sleep if a speed limit applies."""
         self._samples += samples
-        time.sleep(max(self._samples / self._speed_limit - self.seconds, 0.0))
+        early = self._samples / self._speed_limit - self.seconds
+        if early > 0:  # to sleep for 0 s would still leave the processor to others
+            time.sleep(early)

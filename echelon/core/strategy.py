@@ -1,8 +1,9 @@
 """What a strategy is, on either host: from a round's small numbers to the matrix that combines the workers' models."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import networkx as nx
 import numpy as np
@@ -89,6 +90,9 @@ class Strategy(ABC):
         Hyper-parameters of the workers' steps.
     seed : int
         Root of every draw.
+    held_out_loss : callable, optional
+        (arrays) -> loss on a shared held-out batch, for strategies that rank the workers by it; hosts pass a model as
+        Flower's arrays.
 
     Attributes
     ----------
@@ -98,6 +102,8 @@ class Strategy(ABC):
         Whether momentum is combined by the same matrix as the models; otherwise each worker keeps its own.
     losses : {"train", "held_out"}
         The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
+    needs_server : str
+        Why models cannot be combined without a server, as a clause; empty if they can.
     num_workers : int
         N, once :meth:`lay_out` has been called.
     """
@@ -105,12 +111,21 @@ class Strategy(ABC):
     order: Order = "adapt_then_combine"
     average_momentum: bool = False
     losses: Losses = "train"
+    needs_server: str = ""
     num_workers: int
 
-    def __init__(self, *, work: WorkPolicy | None = None, sgd: SGD | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        work: WorkPolicy | None = None,
+        sgd: SGD | None = None,
+        seed: int = 0,
+        held_out_loss: Callable[[Any], float] | None = None,
+    ) -> None:
         self.work: WorkPolicy = work or FullBatch()
         self.sgd = sgd or SGD()
         self.seed = seed
+        self.held_out_loss = held_out_loss
 
     def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
         """Note the number of workers; a strategy with graphs lays out those of all rounds.

@@ -201,7 +201,8 @@ def _check(arrays: dict[str, Any]) -> None:
     missing = [name for name in (*_BY_RANK, *_NUMBERS) if name not in arrays and name != "momentum"]
     if missing:
         raise ValueError(f"{missing[0]} is missing")
-    for name, value in arrays.items():
+    for name in sorted(arrays, key=lambda name: name != "rows"):  # rows first: they give the number of workers
+        value = arrays[name]
         if name in _NUMBERS:
             if value.shape != () or value.dtype.kind not in _NUMBERS[name]:
                 raise ValueError(f"{name} must be a number; got {value.dtype} of shape {value.shape}")

@@ -64,7 +64,12 @@ class FlowerStrategy(Strategy, FlowerBase):
     has_robust_rule: bool = False
 
     def __init__(self, **options: Unpack[Options]) -> None:
-        super().__init__(work=options.get("work"), sgd=options.get("sgd"), seed=options.get("seed", 0))
+        super().__init__(
+            work=options.get("work"),
+            sgd=options.get("sgd"),
+            seed=options.get("seed", 0),
+            held_out_loss=options.get("held_out_loss"),
+        )
         self.eval_every = options.get("eval_every", 1)
         if self.eval_every < 1:
             raise ValueError(f"eval_every must be at least 1; got {self.eval_every}")
@@ -78,6 +83,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             raise ValueError(f"strategy.robust must be false with {name}, which has no robust rule; got true")
         if self.robust and options.get("norm_limit") is None:
             options["norm_limit"] = AutoNormLimit()
+        if options.get("norm_limit") is not None:
+            self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
         self._options = options
         self._session: Session | None = None
         self._round: Round | None = None
@@ -305,8 +312,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         received = self.filter_replies(received, begun.recipients)
         timed_out = received.timed_out(begun.recipients)
         session.processor.remember(timed_out, state)
-        advance_state(received.replies, instructions, state, self.work.minibatch_size, self.work.ema)
-        held_out_loss = self._options.get("held_out_loss") if self.losses == "held_out" else None
+        advance_state(received.replies, instructions, state, self.work)
+        held_out_loss = self.held_out_loss if self.losses == "held_out" else None
         measured = measured_losses(received.replies, session.layout, len(state.rows), held_out_loss)
         state.losses = self.update_signal(state.losses, measured)
         numbers = round_numbers(instructions, received.replies, state)
@@ -368,8 +375,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         return train_message(node_id, rank, record, state, session.layout, session.partition, extra)
 
     def _measurements(self, updated: Mapping[int, Row]) -> Measurements:
-        held_out_loss = self._options.get("held_out_loss")
-        return Measurements(self.state, updated, self.session.layout, self.order, held_out_loss)
+        return Measurements(self.state, updated, self.session.layout, self.order, self.held_out_loss)
 
     def _evaluate(
         self,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from echelon.core.layout import Row
 from echelon.core.sgd import SGD
 from echelon.core.strategy import RoundNumbers
+from echelon.core.work import WorkPolicy
 from echelon.protocol.layout import ArrayLayout
 from echelon.server.exchange import Exchange
 from echelon.server.instructions import RoundInstructions
@@ -244,16 +245,19 @@ class ReplyProcessor:
 
 
 def advance_state(
-    replies: Mapping[int, Reply], instructions: RoundInstructions, state: ServerState, minibatch_size: int, ema: float
+    replies: Mapping[int, Reply], instructions: RoundInstructions, state: ServerState, work: WorkPolicy
 ) -> None:
     """Note in the state what the workers did: cursors, counts, speeds and momentum."""
     for rank, reply in replies.items():
         report = reply.report
-        state.advance(rank, report.samples, report.num_examples)
-        state.left_in_batch[rank] = instructions.target_samples[rank] - report.samples
-        state.count_samples(rank, report.samples)
-        if report.samples and report.seconds > 0:  # a foreign client does not measure
-            state.learn_speed(rank, report.seconds * minibatch_size / report.samples, ema)
+        state.note(
+            rank,
+            samples=report.samples,
+            seconds=report.seconds,
+            target_samples=int(instructions.target_samples[rank]),
+            shard_size=report.num_examples,
+            work=work,
+        )
         if reply.exact is not None:
             state.exact[rank] = reply.exact
         if state.momentum is not None and reply.momentum is not None:

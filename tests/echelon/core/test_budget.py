@@ -77,6 +77,27 @@ def test_it_stops_when_the_next_one_would_not_fit(time: Time, seconds: float, mi
     assert budget.report()["dropped_seconds"] == pytest.approx(left)
 
 
+def test_it_stops_when_the_round_is_over(time: Time) -> None:
+    asked: list[float] = []
+
+    def is_over() -> bool:
+        asked.append(time.now)
+        return len(asked) == 2
+
+    budget = Budget({"target_samples": 20, "min_minibatches": 2}, is_over)
+    for batch in budget.minibatches(LOADER):
+        time.train(batch)
+    assert asked == [108.0, 112.0]  # not before the least number of mini-batches
+    assert not budget.is_finished
+    assert budget.report() == {"samples": 12, "minibatches": 3, "seconds": 12.0, "dropped_seconds": 0.0}
+
+
+def test_it_is_finished_with_the_target_only(time: Time) -> None:
+    assert run(time, target_samples=12)[0].is_finished
+    assert not run(time, target_samples=12, budget_seconds=8.0)[0].is_finished
+    assert not run(time)[0].is_finished
+
+
 def test_the_first_one_is_judged_by_the_estimate_of_the_server(time: Time) -> None:
     told = {"min_minibatches": 0, "seconds_per_minibatch": 8.0, "minibatch_size": 8, "target_samples": 12}
     assert len(run(time, budget_seconds=3.9, **told)[1]) == 0

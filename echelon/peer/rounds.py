@@ -1,0 +1,257 @@
+"""The rounds of a run without a server: numbers gathered by all, the same matrix at each, rows from the neighbours."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import networkx as nx
+import numpy as np
+from torch import Tensor
+
+from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
+from echelon.core.strategy import RoundNumbers, Strategy
+from echelon.core.tally import Tally
+from echelon.core.work import batch_sizes
+from echelon.peer.buffers import Buffers
+from echelon.peer.exchange import Exchange, Rows
+from echelon.peer.group import Group
+
+
+class Report(NamedTuple):
+    """What a worker tells the others of its round.
+
+    Attributes
+    ----------
+    samples : int
+        Samples that it has processed.
+    seconds : float
+        Its computing time.
+    loss : float
+        Mean training loss; NaN if unknown.
+    """
+
+    samples: int
+    seconds: float
+    loss: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What the workers are to compute in a round.
+
+    Attributes
+    ----------
+    round : int
+        From 1.
+    batch_sizes, target_samples : int64 ndarray, shape (N,)
+        Samples of a full batch, and of the round.
+    budget_seconds : float
+        Computing time that the round allows, as predicted from the workers' speeds.
+    anchors : dict of int to tensor, shape (P,)
+        What the steps of the workers of this process are pulled towards; empty for none.
+    anchor_strengths : float64 ndarray, shape (N,)
+        How strongly.
+    """
+
+    round: int
+    batch_sizes: Ints
+    target_samples: Ints
+    budget_seconds: float
+    anchors: Rows
+    anchor_strengths: Floats
+
+
+class Rounds:
+    """A strategy at work in one of the processes of a run; each process makes the same calls.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Not needed elsewhere: it is laid out here.
+    group : Group
+        Who holds which worker.
+    shard_sizes : int64 ndarray, shape (N,)
+        Samples that each worker holds; 0 where that is unknown.
+    arrays : callable
+        (rank, row) -> the model as Flower's arrays, for the strategy's ``held_out_loss``.
+    batch_ratios : float64 ndarray, shape (N,), optional
+        Capability ratios that batches are proportional to; equal batches by default.
+
+    Attributes
+    ----------
+    tally : Tally
+        The workers' numbers so far, the same in every process.
+    leaders : Leaders or None
+        Of the previous round.
+    buffers : Buffers
+        Where the combined models are taken from.
+
+    Raises
+    ------
+    ValueError
+        If the strategy needs a server, or cannot work with these workers.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        group: Group,
+        shard_sizes: Ints,
+        arrays: Callable[[int, Tensor], Any],
+        batch_ratios: Floats | None = None,
+    ) -> None:
+        if strategy.needs_server:
+            raise ValueError(f"{type(strategy).__name__} cannot run without a server: {strategy.needs_server}")
+        strategy.lay_out(group.num_workers, shard_sizes)
+        self.strategy, self.group = strategy, group
+        self.tally = Tally.none(group.num_workers)
+        self.leaders: Leaders | None = None
+        self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
+        self._arrays = arrays
+        self.buffers = Buffers()
+
+    def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
+        """Return the instructions of the next round, given the models at its start by rank."""
+        tally, work = self.tally, self.strategy.work
+        sizes = batch_sizes(work.batch_size, self.group.num_workers, self._batch_ratios)
+        target = work.target_samples(sizes, tally.left_in_batch)
+        budget = work.budget(tally.seconds_per_minibatch, target)
+        begun = Instructions(tally.round + 1, sizes, target, budget, {}, np.zeros(len(sizes)))
+        pull = self._pull(begun.round)
+        if pull is None:
+            return begun
+        exchange = Exchange(rows, self.group, self.buffers)
+        anchors = exchange.combine(pull.weights)
+        exchange.close()
+        return replace(begun, anchors=anchors, anchor_strengths=pull.strengths)
+
+    def _pull(self, round_number: int) -> Pull | None:
+        return None if self.leaders is None else self.strategy.pull(round_number, self.leaders)
+
+    def finish(
+        self,
+        begun: Instructions,
+        rows: Mapping[int, Tensor],
+        trained: Mapping[int, Tensor],
+        reports: Mapping[int, Report],
+        together: Sequence[Mapping[int, Tensor]] = (),
+    ) -> tuple[Rows, list[Rows], RoundNumbers]:
+        """Combine the models of a round.
+
+        Parameters
+        ----------
+        begun : Instructions
+            Of the round.
+        rows : mapping of int to float32 tensor, shape (P,)
+            Models of the workers of this process at the start of the round, by rank.
+        trained : mapping of int to float32 tensor, shape (P,)
+            Their models after the local steps; a worker without one is absent.
+        reports : mapping of int to Report
+            Of the workers in ``trained``.
+        together : sequence of mapping of int to float32 tensor
+            What is averaged as the models are where the strategy averages momentum; otherwise returned as it is.
+
+        Returns
+        -------
+        rows, together, numbers : dict, list of dict, RoundNumbers
+            The combined models, what was averaged with them, and the numbers of the round, the same in every process.
+        """
+        numbers = self._numbers(begun, trained, reports)
+        scaled = self._scaled(numbers, rows, trained)
+        host = _Host(self, rows, scaled)
+        mixing = self.strategy.mixing(replace(numbers, host=host))
+        self.leaders = mixing.leaders or self.leaders
+        self.tally.round = begun.round
+        combined = host.combine(mixing)
+        host.close()
+        if self.strategy.average_momentum:
+            together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
+        return combined, [dict(values) for values in together], numbers
+
+    def held_out_losses(self, rows: Mapping[int, Tensor]) -> dict[int, float]:
+        """Return the loss of models on the strategy's held-out batch.
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        if self.strategy.held_out_loss is None:
+            raise ValueError("held_out_loss must be a function of a model's arrays; got none")
+        return {rank: self.strategy.held_out_loss(self._arrays(rank, row)) for rank, row in rows.items()}
+
+    def _numbers(
+        self, begun: Instructions, trained: Mapping[int, Tensor], reports: Mapping[int, Report]
+    ) -> RoundNumbers:
+        """Gather what the workers report, and note it in the tally."""
+        tally, table = self.tally, np.zeros((self.group.num_workers, 4))
+        losses = {rank: report.loss for rank, report in reports.items()}
+        if self.strategy.losses == "held_out":
+            found = self.held_out_losses(trained)
+            losses = {rank: loss if np.isfinite(loss) else np.inf for rank, loss in found.items()}
+        for rank in trained:
+            table[rank] = 1.0, reports[rank].samples, reports[rank].seconds, losses[rank]
+        there, samples, seconds, loss = self.group.gather(table).T
+        present, counts = np.flatnonzero(there), samples.astype(np.int64)
+        for rank in present.tolist():
+            tally.note(
+                rank,
+                samples=int(counts[rank]),
+                seconds=float(seconds[rank]),
+                target_samples=int(begun.target_samples[rank]),
+                shard_size=int(self._shard_sizes[rank]),
+                work=self.strategy.work,
+            )
+        measured = np.where((there > 0) & ((samples > 0) | (self.strategy.losses == "held_out")), loss, np.nan)
+        tally.losses = self.strategy.update_signal(tally.losses, measured)
+        return RoundNumbers(
+            round=begun.round,
+            present=present,
+            losses=tally.losses,
+            samples=counts,
+            mean_samples=tally.mean_samples,
+            shard_sizes=np.where(there > 0, self._shard_sizes, 0),
+            batch_sizes=begun.batch_sizes,
+        )
+
+    def _scaled(self, numbers: RoundNumbers, rows: Mapping[int, Tensor], trained: Mapping[int, Tensor]) -> Rows:
+        """Return the new models with the local updates scaled, x + k (y - x)."""
+        factors = dict(zip(numbers.present.tolist(), self.strategy.update_scales(numbers).tolist(), strict=True))
+        return {
+            rank: row if factors[rank] == 1.0 else rows[rank].lerp(row, factors[rank]) for rank, row in trained.items()
+        }
+
+
+class _Host:
+    """The models of a round before they are combined; a :class:`echelon.core.strategy.Host`."""
+
+    def __init__(self, rounds: Rounds, rows: Mapping[int, Tensor], updated: Rows) -> None:
+        self._rounds, self._rows, self._updated = rounds, rows, updated
+        self._adapts_first = rounds.strategy.order == "adapt_then_combine"
+        self._exchange = Exchange({**rows, **updated} if self._adapts_first else rows, rounds.group, rounds.buffers)
+
+    def distances(self, graph: nx.Graph) -> Floats:
+        """Return the distances of the models that are to be mixed along the edges of a graph, (N, N); 0 elsewhere."""
+        return self._exchange.distances(graph)
+
+    def mixed_losses(self, mixing: Mixing) -> Floats:
+        """Return the held-out loss of each present worker's mixed model, (N,); NaN for absent workers."""
+        table = np.zeros((self._rounds.group.num_workers, 2))
+        mixed = self.combine(mixing)
+        losses = self._rounds.held_out_losses({rank: mixed[rank] for rank in self._updated})
+        for rank, loss in losses.items():
+            table[rank] = 1.0, loss
+        there, found = self._rounds.group.gather(table).T
+        return np.where(there > 0, found, np.nan)
+
+    def close(self) -> None:
+        """Give up the models of the other workers."""
+        self._exchange.close()
+
+    def combine(self, mixing: Mixing) -> Rows:
+        """Return the mixed models of the workers of this process."""
+        mixed = self._exchange.combine(mixing.matrix)
+        if self._adapts_first:
+            return mixed
+        steps = {rank: row - self._rows[rank] for rank, row in self._updated.items()}
+        return {rank: row + steps[rank] if rank in steps else row for rank, row in mixed.items()}
