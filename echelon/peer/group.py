@@ -17,7 +17,7 @@ class Group:
     """The default process group of torch.distributed, which holds N workers.
 
     Numbers travel through the store and rows through the backend: with more processes than cores, small collectives
-    cost twenty times as much as the store.
+    cost more than the store.
 
     Parameters
     ----------
