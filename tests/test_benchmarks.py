@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import matcha, mixing, partition_quality, peer, reporting
+from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting
 from benchmarks.experiments import liars, peers, stragglers
 from strategies import DPSGD
 from tests.pool import Pool
@@ -88,3 +88,13 @@ def test_a_liar_ruins_a_run_that_is_not_robust() -> None:
     )
     assert lied < 0.3
     assert robust > 0.7
+
+
+def test_growth_is_seen() -> None:
+    """Rounds 1 to 100; a descriptor is left open in every round."""
+    samples = [flat.Sample(number, 100.0, number, 2.0) for number in range(1, 101)]
+    assert flat.summary(samples) == [
+        ["memory, MB", "100.0", "100.0", "1.00"],
+        ["descriptors", "38.0", "88.0", "2.32"],
+        ["/dev/shm, MB", "2.0", "2.0", "1.00"],
+    ]
