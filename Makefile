@@ -12,7 +12,7 @@ READY := .venv/.ready
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo test lint format clean requirements
+.PHONY: help setup run deploy-demo soak test lint format clean requirements
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -24,6 +24,9 @@ run: $(READY)  ## Run a simulation; overrides in ARGS="strategy=matcha rounds=50
 
 deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes, one run
 	@$(BIN)/python -m echelon.deployment.demo $(ARGS)
+
+soak: $(READY)  ## Try random faults for 20 minutes (root may fill disks); ARGS="--seconds 60 --only command"
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 # pytest ends with 5 when ARGS select no test of a kind.
 test: lint  ## Check everything, then run all tests; paths and options for pytest in ARGS

@@ -5,6 +5,8 @@ what the file holds is not repeated. Ends with status 1 if a promise was broken.
 """
 
 import argparse
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -30,6 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of outcomes, one JSON object per line")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended on the way
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as stack:
         end = time.monotonic() + options.seconds
         opened: dict[str, Target] = {}
