@@ -32,7 +32,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of outcomes, one JSON object per line")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended on the way
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, ExitStack() as stack:
         end = time.monotonic() + options.seconds
         opened: dict[str, Target] = {}
@@ -67,4 +66,5 @@ def _try(target: Target, name: str, seed: int, number: int) -> Outcome:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what was started is ended on the way
     raise SystemExit(main())
