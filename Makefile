@@ -54,22 +54,26 @@ clean:  ## Remove the environment, caches and build products; runs stay
 # Every file is checked against its hash in requirements.txt, also uv itself and what builds a package from source; uv
 # refuses to install the project, which has no hash, in the same step. TORCH takes torch from its own index, whose files
 # are not in requirements.txt: only its version is checked.
-LOCKED := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+# A terminal sees the progress of every download.
+QUIET := $(shell test -t 2 || echo --quiet)
+LOCKED := $(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python \
     --build-constraints requirements.txt --require-build-hashes --preview-features build-dependency-hashes
 
 $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
+	@echo "Installing $$(grep -c '^[a-z].*==' requirements.txt) packages into .venv, once: 6.8 GB on disk with torch for CUDA;" \
+	    "TORCH=cpu takes torch without it, about 5 GB less"
 	@sed -n '/^uv==/,/# via/p' requirements.txt > .venv/uv.txt
 	@awk '/^[a-z]/ { torch = /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/ } !torch' requirements.txt > .venv/others.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
 ifeq ($(TORCH),)
-	$(LOCKED) --require-hashes -r requirements.txt
+	@$(LOCKED) --require-hashes -r requirements.txt
 else
-	$(LOCKED) --require-hashes --no-deps -r .venv/others.txt
-	$(LOCKED) --torch-backend $(TORCH) --constraint .venv/others.txt \
+	@$(LOCKED) --require-hashes --no-deps -r .venv/others.txt
+	@$(LOCKED) --torch-backend $(TORCH) --constraint .venv/others.txt \
 	    $$(sed -n 's/^\(torch[a-z]*==[^ ]*\).*/\1/p' requirements.txt)
 endif
-	$(LOCKED) --no-deps -e .
+	@$(LOCKED) --no-deps -e .
 	@touch $(READY)
 
 # Made anew only where there is none that works: an environment of another Python must not be written over.

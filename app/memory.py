@@ -30,6 +30,7 @@ _EDGES: dict[str, Callable[[int, groups.Topology], float]] = {
     "geometric": lambda n, chosen: n * (n - 1) / 2 * min(1, min(2, vars(chosen)["radius"]) ** 2 * math.pi / 4),
     "regular": lambda n, chosen: n * min(n - 1, vars(chosen)["degree"]) / 2,
     "exponential": lambda n, _: n * (math.log2(n) - 1),
+    "auto": lambda n, _: n * (math.log2(n) - 1),
     "edges": lambda _, chosen: len(vars(chosen)["edges"]),
 }
 

@@ -211,9 +211,10 @@ class Topology:
     """Communication graph."""
 
     name: str = key("graph of the workers")
-    schedule: Literal["static", "rotation", "random_matching", "one_peer", "legacy_alternating"] = key(
+    schedule: Literal["static", "rotation", "random_matching", "one_peer", "legacy_alternating"] | None = key(
         "one fixed graph, relabelled copies in turn, a random matching per round, pairs that average exactly over a "
-        "period (they need not be edges of the graph), or the bug of the released code"
+        "period (they need not be edges of the graph), or the bug of the released code; null = static, but rotation "
+        "for g0_rotating"
     )
     rotate: int = key("number of copies in a rotation", "[1, inf)")
 

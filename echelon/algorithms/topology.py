@@ -125,7 +125,8 @@ def schedule(name: str, n: int, *, kind: str | None = None, rotate: int = 3, see
     Parameters
     ----------
     name : str
-        A name accepted by `build`, or ``g0_rotating``: the papers' three copies of G0 in turn.
+        A name accepted by `build`; ``g0_rotating``: the papers' three copies of G0 in turn; or ``auto``: that for eight
+        workers, ``exponential`` for any other number.
     n : int
         Number of workers.
     kind : str
@@ -149,6 +150,9 @@ def schedule(name: str, n: int, *, kind: str | None = None, rotate: int = 3, see
     ValueError
         As `build`; for an unknown kind; if the union over one period is not connected (the components are named).
     """
+    if name == "auto":
+        eight = "g0" if kind else "g0_rotating"  # another schedule is one of G0
+        name = eight if n == len(g0()) else "exponential"
     kind = kind or ("rotation" if name == "g0_rotating" else "static")
     if kind not in SCHEDULES:
         raise ValueError(f"topology.schedule must be one of {', '.join(SCHEDULES)}; got {kind!r}")
@@ -271,5 +275,5 @@ _BUILDERS: dict[str, tuple[Callable[..., nx.Graph], dict[str, Any]]] = {
     "g0": (_g0, {}),
     "edges": (_edges, {"edges": ()}),
 }
-TOPOLOGIES = (*_BUILDERS, "g0_rotating")
+TOPOLOGIES = (*_BUILDERS, "g0_rotating", "auto")
 SCHEDULES = ("static", "rotation", "random_matching", "one_peer", "legacy_alternating")

@@ -46,9 +46,9 @@ VALUES = {
     "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
 }
 GRAPHS = {
-    "workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",
+    "topology=g0_rotating workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",
     "topology=g0 workers=9": "topology=g0 needs workers=8; got 9 (try topology=ring)",
-    "topology.schedule=static": (
+    "topology=g0_rotating topology.schedule=static": (
         "topology.schedule must be rotation for topology=g0_rotating; got static "
         "(try topology=g0 topology.schedule=static)"
     ),

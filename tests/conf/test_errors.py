@@ -12,7 +12,7 @@ UNKNOWN = {
     "lerning_rate=1": "unknown key lerning_rate; did you mean learning_rate?",
     "c1=0.2": "unknown key c1; did you mean strategy.c1?",
     "xyzzy=1": "unknown key xyzzy; --help lists all keys",
-    "topology.p=0.3": "unknown key topology.p of topology=g0_rotating; it belongs to topology=er",
+    "topology.p=0.3": "unknown key topology.p of topology=auto; it belongs to topology=er",
     "engine.name=ray": "unknown key engine.name; select a choice with engine=inline|ray",
     "hydra.run.dir=x": "unknown key hydra.run.dir; did you mean run_dir?",
     "strategy=foo": "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, matcha, over_selection; got foo",

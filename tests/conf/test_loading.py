@@ -38,7 +38,7 @@ class TestCompose:
             "partitioner": "submodular",
             "work": "non_blocking",
             "strategy": "al_dsgd",
-            "topology": "g0_rotating",
+            "topology": "auto",
             "fleet": "stragglers",
             "engine": "ray",
         }

@@ -122,7 +122,26 @@ class TestSchedule:
 
     def test_kinds_listed_are_the_kinds_known(self) -> None:
         assert topology.SCHEDULES == ("static", "rotation", "random_matching", "one_peer", "legacy_alternating")
-        assert topology.TOPOLOGIES[-2:] == ("edges", "g0_rotating")
+        assert topology.TOPOLOGIES[-3:] == ("edges", "g0_rotating", "auto")
+
+    @pytest.mark.parametrize(
+        ("n", "kind", "same"),
+        [
+            (8, None, ("g0_rotating", None)),
+            (8, "static", ("g0", "static")),
+            (4, None, ("exponential", "static")),
+            (5, "rotation", ("exponential", "rotation")),
+        ],
+    )
+    def test_auto(self, n: int, kind: str | None, same: tuple[str, str | None]) -> None:
+        found, expected = topology.schedule("auto", n, kind=kind), topology.schedule(same[0], n, kind=same[1])
+        assert found.period == expected.period
+        for index in range(found.period or 1):
+            assert nx.utils.graphs_equal(found.graph(index), expected.graph(index))
+
+    @pytest.mark.parametrize("n", range(1, 12))
+    def test_the_default_suits_every_number_of_workers(self, n: int) -> None:
+        assert nx.is_connected(topology.schedule("auto", n).support)
 
     @pytest.mark.parametrize("kind", topology.SCHEDULES)
     @pytest.mark.parametrize("n", [1, 2])
