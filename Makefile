@@ -62,7 +62,7 @@ LOCKED := $(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/pyth
 $(READY): pyproject.toml requirements.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(MAKE) --no-print-directory .venv
 	@echo "Installing $$(grep -c '^[a-z].*==' requirements.txt) packages into .venv, once: 6.8 GB on disk with torch for CUDA;" \
-	    "TORCH=cpu takes torch without it, about 5 GB less"
+	    "TORCH=cpu takes torch without it, about 4 GB less"
 	@sed -n '/^uv==/,/# via/p' requirements.txt > .venv/uv.txt
 	@awk '/^[a-z]/ { torch = /^(torch|torchvision|triton|nvidia-.*|cuda-.*)==/ } !torch' requirements.txt > .venv/others.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r .venv/uv.txt
