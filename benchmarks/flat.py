@@ -82,7 +82,7 @@ def summary(samples: list[Sample]) -> list[list[str]]:
     """Return a row per measure: medians of the second and of the last quarter of the rounds, and their ratio."""
     last = max(sample.round for sample in samples)
     early = [sample for sample in samples if last / 4 < sample.round <= last / 2]
-    late = [sample for sample in samples if sample.round > 3 * last / 4]
+    late = [sample for sample in samples if 3 * last / 4 < sample.round < last]  # then its processes end
     rows = []
     for name, unit in (
         ("megabytes", "memory, MB"),
