@@ -69,7 +69,7 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
             from echelon.reports.figures import style  # here, because matplotlib is slow to import
 
             report = quality.report(parts, labels, ratios.tolist(), features)
-            storage.save(folder, parts, labels, ratios.tolist(), report.to_json())
+            storage.save(folder, parts, labels, ratios.tolist(), report.to_json(), task.class_names)
             style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
     empty = [rank for rank, part in enumerate(parts) if not len(part)]
     if empty:

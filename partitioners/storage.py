@@ -21,6 +21,7 @@ def save(
     labels: npt.ArrayLike,
     ratios: Sequence[float],
     quality: Mapping[str, object] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> None:
     """Write `partition.npz` and `partition.json` into an existing folder.
 
@@ -36,6 +37,8 @@ def save(
         Capability of each worker, for the description only.
     quality : mapping, optional
         Quality of the partition, as `quality.report(...).to_json()` returns it.
+    class_names : sequence of str, optional
+        By the number of the class; those of the classes that occur are saved.
     """
     validated, sizes = check_labels(labels), [len(part) for part in parts]
     np.savez_compressed(
@@ -45,7 +48,7 @@ def save(
         labels_crc32=np.int64(_checksum(validated)),
     )
     classes = np.unique(validated)
-    description = {
+    description: dict[str, object] = {
         "samples": len(validated),
         "workers": len(parts),
         "ratios": [float(x) for x in ratios],
@@ -53,6 +56,8 @@ def save(
         "class_counts": [[int((validated[part] == label).sum()) for label in classes] for part in parts],
         "quality": quality,
     }
+    if class_names is not None:
+        description["class_names"] = [class_names[label] for label in classes]
     (folder / "partition.json").write_text(json.dumps(description, indent=2, allow_nan=False) + "\n")
 
 

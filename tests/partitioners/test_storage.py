@@ -21,6 +21,12 @@ def test_saved_parts_are_loaded_by_rank(saved: Path) -> None:
     assert [part.tolist() for part in storage.load(saved, LABELS)] == [part.tolist() for part in PARTS]
 
 
+def test_names_of_the_classes_that_occur(tmp_path: Path) -> None:
+    storage.save(tmp_path, PARTS, LABELS, RATIOS, class_names=[f"class {number}" for number in range(20)])
+    text = json.loads((tmp_path / "partition.json").read_text())
+    assert text["class_names"] == [f"class {label}" for label in sorted(set(LABELS))]
+
+
 def test_the_description_can_be_read_by_people_and_programs(saved: Path) -> None:
     text = json.loads((saved.parent / "partition.json").read_text())
 

@@ -1,5 +1,7 @@
 """Distribution of the data over the workers."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +11,7 @@ from echelon.reports.run_folder import Record
 from echelon.reports.series import Array
 
 _NUMBERED_CELLS = 200
+_SHORT, _LONGEST = 2, 24  # names up to so many letters are upright, and are shown
 
 
 def draw(partition: Record) -> Figure:
@@ -17,7 +20,8 @@ def draw(partition: Record) -> Figure:
     Parameters
     ----------
     partition : dict
-        As in ``partition.json``: ``sizes`` by rank and, if labels are known, ``class_counts`` by rank and class.
+        As in ``partition.json``: ``sizes`` by rank and, if labels are known, ``class_counts`` by rank and class, and
+        ``class_names``.
     """
     sizes = np.array(partition["sizes"], dtype=np.float64)
     counts = partition.get("class_counts")
@@ -28,14 +32,14 @@ def draw(partition: Record) -> Figure:
     else:
         figure = style.figure(8.2, height)
         cells, bars = figure.subplots(1, 2, width_ratios=[3, 1], sharey=True)
-        _composition(figure, cells, np.array(counts, dtype=np.float64))
+        _composition(figure, cells, np.array(counts, dtype=np.float64), partition.get("class_names"))
     bars.barh(range(len(sizes)), sizes, height=0.75, color=style.BLUE)
     style.dress(bars, x="Samples", title="Size", y="Worker (rank)" if counts is None else "")
     style.mark_ranks(bars, len(sizes))
     return figure
 
 
-def _composition(figure: Figure, axes: Axes, counts: Array) -> None:
+def _composition(figure: Figure, axes: Axes, counts: Array, names: Sequence[str] | None) -> None:
     image = axes.imshow(counts, aspect="auto", cmap="cividis", vmin=0)
     if counts.size <= _NUMBERED_CELLS:
         for (rank, label), count in np.ndenumerate(counts):
@@ -48,3 +52,7 @@ def _composition(figure: Figure, axes: Axes, counts: Array) -> None:
     axes.grid(visible=False)
     if counts.shape[1] <= 20:
         axes.set_xticks(range(counts.shape[1]))
+        if names is not None and len(names) == counts.shape[1]:
+            upright = max(map(len, names)) <= _SHORT
+            shown = [style.plain(str(name)[:_LONGEST]) for name in names]
+            axes.set_xticklabels(shown, rotation=0 if upright else 40, ha="center" if upright else "right")

@@ -113,6 +113,13 @@ def test_partition_shows_counts_and_sizes(run: RunFolder) -> None:
     assert [round(bar.get_width()) for bar in axes[1].patches] == run.partition["sizes"]  # type: ignore[attr-defined]
 
 
+def test_partition_names_its_classes(run: RunFolder) -> None:
+    assert run.partition is not None
+    names = ["T-shirt/top", "$x^2$", *"abcdefgh"]
+    axes = partition.draw(run.partition | {"class_names": names}).axes
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["T-shirt/top", r"\$x^2\$", *"abcdefgh"]
+
+
 def test_partition_without_labels_shows_sizes() -> None:
     (axes,) = partition.draw({"sizes": [3, 5]}).axes
     assert len(axes.patches) == 2
