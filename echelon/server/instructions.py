@@ -8,11 +8,21 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from numpy.typing import NDArray
 
+from echelon.core.mixing import Pull
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy, batch_sizes
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import ARRAYS, CONFIG, MOMENTUM, OPTIMIZER, SHARD, TrainInstructions, shard_record
+from echelon.protocol.messages import (
+    ANCHOR,
+    ARRAYS,
+    CONFIG,
+    MOMENTUM,
+    OPTIMIZER,
+    SHARD,
+    TrainInstructions,
+    shard_record,
+)
 from echelon.server.state import ServerState
 
 
@@ -126,13 +136,17 @@ def train_message(
     return Message(content, dst_node_id=node_id, message_type=MessageType.TRAIN, group_id=group)
 
 
-def anchor_arrays(weights: NDArray[np.float64], rank: int, state: ServerState, layout: ArrayLayout) -> ArrayRecord:
-    """Return what a worker's steps are pulled towards: the weighted rows; where nothing is mixed, its own row."""
-    shares = weights.astype(np.float32)
+def pull_payload(
+    pull: Pull, rank: int, state: ServerState, layout: ArrayLayout
+) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
+    """Return what a worker's steps are pulled towards, the weighted rows (where nothing is mixed, its own), and how."""
+    if not pull.strengths[rank]:
+        return {}, {}
+    shares = pull.weights[rank].astype(np.float32)
     used = np.flatnonzero(shares)
     anchor = state.rows[rank, : layout.num_parameters].copy()
     anchor[layout.mixed] = shares[used] @ state.rows[used, layout.mixed]
-    return layout.parameter_arrays(anchor)
+    return {ANCHOR: layout.parameter_arrays(anchor)}, {"anchor_strength": float(pull.strengths[rank])}
 
 
 def limited(config: ConfigRecord | None, timeout: float) -> ConfigRecord:

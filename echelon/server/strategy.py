@@ -25,10 +25,10 @@ from echelon.core import operations
 from echelon.core.layout import Row
 from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
-from echelon.protocol.messages import ANCHOR, TrainInstructions, num_bytes
+from echelon.protocol.messages import TrainInstructions, num_bytes
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.exchange import RunStoppedError
-from echelon.server.instructions import Round, RoundInstructions, anchor_arrays, limited, train_message
+from echelon.server.instructions import Round, RoundInstructions, limited, pull_payload, train_message
 from echelon.server.measurements import Measurements, measured_losses
 from echelon.server.metrics import round_record
 from echelon.server.model import check_averaged_optimizer
@@ -121,12 +121,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         session = self.session
         if _LEADERS not in session.state.extras:
             return {}, {}
-        best, degree = session.state.extras[_LEADERS]
-        pull = self.pull(server_round, Leaders(best, degree))
-        if pull is None or not pull.strengths[rank]:
-            return {}, {}
-        arrays = anchor_arrays(pull.weights[rank], rank, session.state, session.layout)
-        return {ANCHOR: arrays}, {"anchor_strength": float(pull.strengths[rank])}
+        pull = self.pull(server_round, Leaders(*session.state.extras[_LEADERS]))
+        return ({}, {}) if pull is None else pull_payload(pull, rank, session.state, session.layout)
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
@@ -319,7 +315,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         numbers = round_numbers(instructions, received.replies, state)
         factors = self.update_scales(numbers)
         updated = scale_updates(received.replies, factors, state, session.mixed, session.processor.norm_limit)
-        mixing = self.mixing(replace(numbers, host=self._measurements(updated)))
+        host = Measurements(state, updated, session.layout, self.order, self.held_out_loss)
+        mixing = self.mixing(replace(numbers, host=host))
         if mixing.leaders is not None:
             state.extras[_LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
         drift = self.aggregate(updated, mixing)
@@ -374,9 +371,6 @@ class FlowerStrategy(Strategy, FlowerBase):
         node_id = session.roster.node_ids[rank]
         return train_message(node_id, rank, record, state, session.layout, session.partition, extra)
 
-    def _measurements(self, updated: Mapping[int, Row]) -> Measurements:
-        return Measurements(self.state, updated, self.session.layout, self.order, self.held_out_loss)
-
     def _evaluate(
         self,
         server_round: int,
@@ -388,9 +382,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         """Evaluate on the server, or else on the workers; note it in the result and return the record's fields."""
         session = self.session
         if evaluate_fn is not None:
-            found, fields = evaluate_models(
-                evaluate_fn, server_round, session.state, session.layout, robust=self.robust
-            )
+            state, layout = session.state, session.layout
+            found, fields = evaluate_models(evaluate_fn, server_round, state, layout, robust=self.robust)
             if found is not None:
                 result.evaluate_metrics_serverapp[server_round] = found
             return fields
