@@ -10,6 +10,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from echelon.persistent import signals
+from echelon.persistent.watchdog import watched
 from echelon.server.exchange import RunStoppedError
 
 _POLL_SECONDS = 0.1
@@ -72,11 +73,13 @@ def run(
         except BaseException as error:
             simulation.set_exception(error)
 
-    Thread(target=simulate, daemon=True).start()
-    while not wait([simulation], _POLL_SECONDS).done:
-        signals.reinstall()
-        if stop is not None and stop.is_set() and ended.is_set() and not wait([simulation], _ENGINE_STOP_SECONDS).done:
-            raise RunStoppedError("the run was stopped")
+    with watched():  # killed, this process would leave some of Ray's behind
+        Thread(target=simulate, daemon=True).start()
+        while not wait([simulation], _POLL_SECONDS).done:
+            signals.reinstall()
+            stopped = stop is not None and stop.is_set() and ended.is_set()
+            if stopped and not wait([simulation], _ENGINE_STOP_SECONDS).done:
+                raise RunStoppedError("the run was stopped")
     try:
         simulation.result()
     except RuntimeError as error:

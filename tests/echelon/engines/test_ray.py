@@ -136,6 +136,16 @@ def test_stopped_in_a_round_it_leaves_a_checkpoint_and_no_process(tmp_path: Path
     wait_for(lambda: not family.alive(), 10)
 
 
+def test_killed_it_leaves_no_process(tmp_path: Path, family: Family) -> None:
+    """Ray's agents do not always notice."""
+    folder = tmp_path / "run"
+    process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "rounds=100000", "progress=none")
+    wait_for(lambda: len(records(folder)) >= 1)
+    process.kill()
+    process.communicate(timeout=15)
+    wait_for(lambda: not family.alive(), 15)
+
+
 def test_stopped_while_ray_starts(tmp_path: Path, family: Family) -> None:
     folder = tmp_path / "run"
     process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "progress=none")
