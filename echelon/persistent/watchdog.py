@@ -2,10 +2,12 @@
 
 Run as a program, which imports nothing of Echelon, it waits for the end of its standard input: that is the end of the
 process that holds the other end of the pipe. It then kills all processes with a mark in their environment, which they
-inherit from that process. Linux only: elsewhere nothing is marked, and nothing killed.
+inherit from that process, and those that it has seen with the mark or as their descendants: Ray's agents overwrite
+their environment with a title. Linux only: elsewhere nothing is marked, and nothing killed.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ _VARIABLE = "ECHELON_WATCHED"
 _DONE = b"done"
 _PROC = Path("/proc")
 _TRIES, _PAUSE_SECONDS = 10, 0.5
+_LOOK_SECONDS = 0.5
 
 
 @contextmanager
@@ -31,38 +34,57 @@ def watched() -> Iterator[None]:
     if not _PROC.exists():
         yield
         return
-    mark = uuid.uuid4().hex
+    mark, outer = uuid.uuid4().hex, os.environ.pop(_VARIABLE, None)
     command = [sys.executable, "-I", "-S", __file__, f"{_VARIABLE}={mark}"]
+    # Without the mark of an outer one, whose watchdog would kill this one together with the process that it watches.
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watchdog:
         os.environ[_VARIABLE] = mark
         try:
             yield
         finally:
             os.environ.pop(_VARIABLE, None)
+            if outer is not None:
+                os.environ[_VARIABLE] = outer
             with suppress(OSError):  # it may have been killed with all processes of this one
                 watchdog.communicate(_DONE)
 
 
 def main(mark: bytes) -> None:
-    """Wait for the end of the input, then kill the marked processes; again, as long as there may be new ones."""
+    """Watch until the input ends, then kill what was seen; again, as long as there may be new processes."""
+    seen: dict[int, str] = {}
+    while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
+        _look(mark, seen)
     ended_in_order = sys.stdin.buffer.read() == _DONE
     for _ in range(_TRIES):
-        found = _marked(mark)
-        for pid in found:
+        _look(mark, seen)
+        for pid in seen:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        if ended_in_order and not found:
+        if ended_in_order and not seen:
             return
         time.sleep(_PAUSE_SECONDS)
 
 
-def _marked(mark: bytes) -> list[int]:
-    found = []
-    for file in _PROC.glob("[0-9]*/environ"):
+def _look(mark: bytes, seen: dict[int, str]) -> None:
+    """Add the processes with the mark, and the descendants of those seen, with their start; forget those that ended."""
+    alive: dict[int, str] = {}
+    children: dict[int, list[int]] = {}
+    marked = []
+    for folder in _PROC.glob("[0-9]*"):
         with suppress(OSError):  # it has exited, or is another user's
-            if mark in file.read_bytes().split(b"\0"):
-                found.append(int(file.parent.name))
-    return found
+            pid = int(folder.name)
+            state, parent, *rest = (folder / "stat").read_text().rpartition(")")[2].split()
+            if state in "ZX":
+                continue
+            alive[pid] = rest[17]
+            children.setdefault(int(parent), []).append(pid)
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                marked.append(pid)
+    found = [*marked, *(pid for pid, born in seen.items() if alive.get(pid) == born)]
+    for pid in found:  # it grows meanwhile
+        found += [child for child in children.get(pid, ()) if child not in found]
+    seen.clear()
+    seen.update((pid, alive[pid]) for pid in found if pid in alive)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +45,39 @@ def test_after_a_signal(number: signal.Signals, family: Family) -> None:
     wait_for(lambda: not family.alive(), 10)
 
 
+def test_what_has_lost_its_mark(family: Family) -> None:
+    """A child that becomes another program with an empty environment, and has no parent any more."""
+    lost = "import os, time; time.sleep(2); os.execve('/bin/sleep', ['sleep', '987'], {})"
+    parent = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {lost!r}])"
+    holder = HOLDER.replace("sys.stdin.read()", "time.sleep(600)").replace('"-c", child', f'"-c", {parent!r}')
+    process = family.start(sys.executable, "-c", holder.replace("time.sleep(1)", "time.sleep(4)"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    sleeping = [file for file in Path("/proc").glob("[0-9]*/cmdline") if file.read_bytes() == b"sleep\x00987\x00"]
+    assert len(sleeping) == 1
+    process.kill()
+    process.communicate(timeout=20)
+    wait_for(lambda: not sleeping[0].exists(), 10)
+
+
+def test_one_within_another(family: Family) -> None:
+    """What a process has started ends with it also when it is killed by a watchdog itself."""
+    inner = HOLDER.replace("sys.stdin.read()", "time.sleep(600)").replace('print("ready", flush=True)', "")
+    outer = f"""
+import subprocess, sys, time
+from echelon.persistent.watchdog import watched
+
+with watched():
+    subprocess.Popen([sys.executable, "-c", {inner!r}], start_new_session=True)
+    time.sleep(600)
+"""
+    process = family.start(sys.executable, "-c", outer)
+    wait_for(lambda: any("sleep 600" in command for command in family.alive().values()), 20)
+    process.kill()
+    process.communicate(timeout=20)
+    wait_for(lambda: not family.alive(), 10)
+
+
 def test_at_its_end(family: Family) -> None:
     process = family.start(sys.executable, "-c", HOLDER)
     process.communicate(timeout=20)
@@ -53,5 +87,8 @@ def test_at_its_end(family: Family) -> None:
 
 def test_it_is_unmarked_again_afterwards() -> None:
     with watched():
-        assert "ECHELON_WATCHED" in os.environ
+        mark = os.environ["ECHELON_WATCHED"]
+        with watched():
+            assert os.environ["ECHELON_WATCHED"] != mark
+        assert os.environ["ECHELON_WATCHED"] == mark
     assert "ECHELON_WATCHED" not in os.environ
