@@ -95,7 +95,7 @@ def _check_optimizer(config: Config, deployed: bool) -> None:
             f"work.estimator={config.work.estimator} needs optimizer.name=sgd, whose step is as large as the gradient; "
             f"got {optimizer.name}"
         )
-    if getattr(config.strategy, "momentum_mixing", "local") == "mixed":
+    if isinstance(config.strategy, groups.Decentralised) and config.strategy.momentum_mixing == "mixed":
         for name, needed in (("name", "sgd"), ("state", "server")):
             if (value := getattr(optimizer, name)) != needed:
                 raise ConfigError(f"strategy.momentum_mixing=mixed needs optimizer.{name}={needed}; got {value}")

@@ -184,7 +184,7 @@ class FedBuff(FlowerStrategy):
 
     def _instructions(self) -> RoundInstructions:
         session = self.session
-        return RoundInstructions.make(session.state.round + 1, self.work, session.state, session.partition)
+        return RoundInstructions.make(session.state.round + 1, self.work, session.state, session.partition.batch_ratios)
 
     def _new_step(self) -> _Step:
         now = self.state.virtual_seconds
@@ -247,7 +247,7 @@ class FedBuff(FlowerStrategy):
         return None
 
     def _fail(self) -> None:
-        raise AllWorkersFailedError(self._step.received({}).failure(self._schedule.instructions.server_round))
+        raise AllWorkersFailedError(self._step.received({}).failure(self._schedule.instructions.round))
 
     def _is_next(self, event: Event) -> bool:
         """Return whether no task that has not been sent yet can complete before this one."""

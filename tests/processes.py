@@ -7,9 +7,11 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from echelon.persistent.watchdog import look
 from tests.repository import ROOT
 
 _MARK = "ECHELON_TEST"
@@ -20,6 +22,7 @@ class Family:
 
     def __init__(self, **variables: str) -> None:
         self._mark = f"{_MARK}={uuid.uuid4().hex}"
+        self._seen: dict[int, str] = {}
         name, _, value = self._mark.partition("=")
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         self.environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", name: value, **variables}
@@ -44,14 +47,16 @@ class Family:
         return subprocess.CompletedProcess(command, process.returncode, said, complained)
 
     def alive(self) -> dict[int, str]:
-        """Return the command lines of the running processes, by process id."""
+        """Return the command lines of the running processes, by process id; of those seen earlier, too.
+
+        Ray's agents overwrite their environment with a title: they are known as long as their parents live, and
+        afterwards if they were seen before.
+        """
+        look(self._mark.encode(), self._seen)
         found: dict[int, str] = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if self._mark.encode() in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:  # it has ended meanwhile
-                continue
+        for pid in self._seen:
+            with suppress(OSError):  # it has ended meanwhile
+                found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
         return {pid: command for pid, command in found.items() if command}
 
     def end(self) -> None:

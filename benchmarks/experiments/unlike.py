@@ -56,9 +56,9 @@ def _compare(name: str, keys: list[str], options: Namespace) -> list[dict[str, o
         accuracy = np.array([late(run) for run in own])
         sent = spread([measures.peer_megabytes(run) for run in own], 2)
         rows.append({"graph": graph, "momentum": momentum, "MB/round": sent})
-        for place_of, field in enumerate(_FIELDS):
-            rows[-1][f"{field} %"] = spread(accuracy[:, place_of].tolist(), 1, 100)
-            rows[-1][f"{field}, points"] = _difference(accuracy[:, place_of] - first[:, place_of])
+        for column, field in enumerate(_FIELDS):
+            rows[-1][f"{field} %"] = spread(accuracy[:, column].tolist(), 1, 100)
+            rows[-1][f"{field}, points"] = _difference(accuracy[:, column] - first[:, column])
     print(f"\n### {name}\n")
     print_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
     return rows

@@ -63,7 +63,7 @@ class Command(Target):
                 return moment, self._full_disk(run, chance)
             process = family.start(sys.executable, "run_sim.py", *self._overrides, f"run_dir={run}")
             if fault in _SIGNALS:
-                lost = _stopped(process, _SIGNALS[fault], moment) or _ends(family)
+                lost = _stopped(process, family, _SIGNALS[fault], moment) or _ends(family)
                 return moment, lost or self._resumed(run)
             return moment, self._workers_killed(process, family, run, moment)
         finally:
@@ -111,11 +111,12 @@ class Command(Target):
             family.end()
 
 
-def _stopped(process: "subprocess.Popen[str]", number: signal.Signals, moment: float) -> str:
+def _stopped(process: "subprocess.Popen[str]", family: Family, number: signal.Signals, moment: float) -> str:
     """Signal a process after so many seconds; return what is wrong with its end."""
     try:
         process.wait(moment)
     except subprocess.TimeoutExpired:
+        family.alive()  # known from now on, whatever their environment says later
         os.killpg(process.pid, number) if number != signal.SIGKILL else process.kill()
     try:
         said, complained = process.communicate(timeout=_STOP_SECONDS)

@@ -45,8 +45,7 @@ class Deployment(Target):
         self._run = folder / "run"
         self._folder = Path(tempfile.mkdtemp(prefix="echelon-"))
         self._family = Family()
-        self._deployment = Loopback(self._folder)
-        self._deployment._environment.update(self._family.environment)
+        self._deployment = Loopback(self._folder, environment=self._family.environment)
         self._following: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Deployment":

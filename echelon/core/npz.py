@@ -54,8 +54,8 @@ def read(file: Path | IO[bytes], names: Collection[str] | None = None) -> dict[s
                 "the file", {f"array {name}": entry.file_size for name, entry in chosen.items()}, "use a smaller one"
             )
             return {name: _array(archive, entry) for name, entry in chosen.items()}
-    # zipfile raises all of these: for another file, damage, an unknown compression, an encrypted member.
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    # zipfile raises all of these: for another file, damage, an unknown compression or an encrypted member.
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(str(error) or "it ends too early") from error
 
 

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,9 +36,11 @@ class Loopback:
         folder, is readable only by its owner.
     app : Path
         Folder of the Flower app; this repository by default.
+    environment : mapping of str to str, optional
+        What the processes inherit; by default the environment of this one.
     """
 
-    def __init__(self, folder: Path, app: Path = ROOT) -> None:
+    def __init__(self, folder: Path, app: Path = ROOT, environment: Mapping[str, str] = os.environ) -> None:
         self.folder = folder.resolve()
         self.app = app.resolve()
         self.logs = self.folder / "logs"
@@ -46,8 +49,8 @@ class Loopback:
         self.port = free_port()
         self.certificates = make_certificates(self.folder, [HOST, "localhost"])
         self._environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **environment,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}",
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "OMP_NUM_THREADS": "1",

@@ -1,7 +1,7 @@
 """The rounds of a run without a server: numbers gathered by all, the same matrix at each, rows from the neighbours."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import networkx as nx
@@ -11,7 +11,7 @@ from torch import Tensor
 from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
 from echelon.core.strategy import RoundNumbers, Strategy
 from echelon.core.tally import Tally
-from echelon.core.work import batch_sizes
+from echelon.core.targets import RoundTargets
 from echelon.peer.buffers import Buffers
 from echelon.peer.exchange import Exchange, Rows
 from echelon.peer.group import Group
@@ -36,29 +36,19 @@ class Report(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Instructions:
-    """What the workers are to compute in a round.
+class Instructions(RoundTargets):
+    """What the workers are to compute in a round, and what their steps are pulled towards.
 
     Attributes
     ----------
-    round : int
-        From 1.
-    batch_sizes, target_samples : int64 ndarray, shape (N,)
-        Samples of a full batch, and of the round.
-    budget_seconds : float
-        Computing time that the round allows, as predicted from the workers' speeds.
     anchors : dict of int to tensor, shape (P,)
-        What the steps of the workers of this process are pulled towards; empty for none.
+        Of the workers of this process; empty for none.
     anchor_strengths : float64 ndarray, shape (N,)
-        How strongly.
+        How strongly; empty for none.
     """
 
-    round: int
-    batch_sizes: Ints
-    target_samples: Ints
-    budget_seconds: float
-    anchors: Rows
-    anchor_strengths: Floats
+    anchors: Rows = field(default_factory=dict)
+    anchor_strengths: Floats = field(default_factory=lambda: np.zeros(0))
 
 
 class Rounds:
@@ -112,11 +102,7 @@ class Rounds:
 
     def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
         """Return the instructions of the next round, given the models at its start by rank."""
-        tally, work = self.tally, self.strategy.work
-        sizes = batch_sizes(work.batch_size, self.group.num_workers, self._batch_ratios)
-        target = work.target_samples(sizes, tally.left_in_batch)
-        budget = work.budget(tally.seconds_per_minibatch, target)
-        begun = Instructions(tally.round + 1, sizes, target, budget, {}, np.zeros(len(sizes)))
+        begun = Instructions.make(self.tally.round + 1, self.strategy.work, self.tally, self._batch_ratios)
         pull = self._pull(begun.round)
         if pull is None:
             return begun

@@ -53,10 +53,10 @@ def main(mark: bytes) -> None:
     """Watch until the input ends, then kill what was seen; again, as long as there may be new processes."""
     seen: dict[int, str] = {}
     while not select.select([sys.stdin], [], [], _LOOK_SECONDS)[0]:
-        _look(mark, seen)
+        look(mark, seen)
     ended_in_order = sys.stdin.buffer.read() == _DONE
     for _ in range(_TRIES):
-        _look(mark, seen)
+        look(mark, seen)
         for pid in seen:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
@@ -65,8 +65,17 @@ def main(mark: bytes) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _look(mark: bytes, seen: dict[int, str]) -> None:
-    """Add the processes with the mark, and the descendants of those seen, with their start; forget those that ended."""
+def look(mark: bytes, seen: dict[int, str]) -> None:
+    """Find processes by their mark, and the descendants of those found, now or earlier.
+
+    Parameters
+    ----------
+    mark : bytes
+        ``NAME=value`` in the environment.
+    seen : dict
+        Of an earlier look: their starting times by process id. Changed in place: those found now are added, and those
+        that have ended are removed.
+    """
     alive: dict[int, str] = {}
     children: dict[int, list[int]] = {}
     marked = []

@@ -64,7 +64,7 @@ class Tasks:
     def instructions_at(self, rank: int, instructions: RoundInstructions) -> RoundInstructions:
         """Return the instructions of a worker's task."""
         server_round, budget = int(self.versions[rank]) + 1, float(self.budgets[rank])
-        return replace(instructions, server_round=server_round, budget_seconds=budget)
+        return replace(instructions, round=server_round, budget_seconds=budget)
 
 
 @dataclass(frozen=True, order=True)

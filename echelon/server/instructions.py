@@ -1,17 +1,16 @@
 """A round's instructions: how much each worker computes, and the message that tells it."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from numpy.typing import NDArray
 
 from echelon.core.mixing import Pull
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
-from echelon.core.work import WorkPolicy, batch_sizes
+from echelon.core.targets import RoundTargets
+from echelon.core.work import WorkPolicy
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import (
     ANCHOR,
@@ -26,64 +25,15 @@ from echelon.protocol.messages import (
 from echelon.server.state import ServerState
 
 
-@dataclass(frozen=True)
-class RoundInstructions:
-    """What the workers are instructed to compute in one round.
-
-    Attributes
-    ----------
-    server_round : int
-        From 1.
-    batch_sizes, target_samples : int64 ndarray, shape (N,)
-        Samples of a full batch, and of the round.
-    budget_seconds : float
-        Computing time that the round allows; infinite for blocking work.
-    """
-
-    server_round: int
-    batch_sizes: NDArray[np.int64]
-    target_samples: NDArray[np.int64]
-    budget_seconds: float
-
-    @classmethod
-    def make(
-        cls,
-        server_round: int,
-        work: WorkPolicy,
-        state: ServerState,
-        partition: Partition,
-        recipients: Iterable[int] | None = None,
-        spare: int = 0,
-    ) -> "RoundInstructions":
-        """Return the work policy's instructions.
-
-        Only the recipients (by default all workers) decide the budget, and of these not the ``spare`` fastest: a false
-        speed of one of them cannot shorten the round.
-        """
-        sizes = batch_sizes(work.batch_size, len(state.rows), partition.batch_ratios)
-        target = work.target_samples(sizes, state.left_in_batch)
-        seconds = state.seconds_per_minibatch
-        if recipients is not None:
-            seconds = np.where(np.isin(np.arange(len(seconds)), list(recipients)), seconds, np.nan)
-        if spare:
-            order = np.argsort(seconds * target, kind="stable")  # NaN last
-            known = int(np.isfinite(seconds).sum())
-            seconds = seconds.copy()
-            seconds[order[: max(min(spare, known - 1), 0)]] = np.nan
-        return cls(server_round, sizes, target, work.budget(seconds, target))
-
-    def target_minibatches(self, rank: int, minibatch_size: int) -> int:
-        """Return the mini-batches of a worker's target: those of its whole batches, or of what is left of one."""
-        per_batch = -(-int(self.batch_sizes[rank]) // minibatch_size)
-        full, left = divmod(int(self.target_samples[rank]), int(self.batch_sizes[rank]))
-        return full * per_batch - (-left // minibatch_size)
+class RoundInstructions(RoundTargets):
+    """What the workers are instructed to compute in one round."""
 
     def instructions(self, rank: int, seed: int, work: WorkPolicy, sgd: SGD, state: ServerState) -> TrainInstructions:
         """Return one worker's instructions."""
         epoch, position = state.cursors[rank].tolist()
         return TrainInstructions(
             seed=seed,
-            server_round=self.server_round,
+            server_round=self.round,
             rank=rank,
             local_steps=work.local_steps,
             batch_size=int(self.batch_sizes[rank]),
@@ -92,8 +42,8 @@ class RoundInstructions:
             min_minibatches=work.min_minibatches,
             budget_seconds=self.budget_seconds,
             seconds_per_minibatch=float(state.seconds_per_minibatch[rank]),
-            learning_rate=sgd.at(self.server_round),
-            schedule=sgd.factor(self.server_round),
+            learning_rate=sgd.at(self.round),
+            schedule=sgd.factor(self.round),
             keeps_optimizer=bool(state.optimizer.size),
             momentum=sgd.momentum,
             weight_decay=sgd.weight_decay,

@@ -111,7 +111,7 @@ def target_fields(instructions: RoundInstructions, work: WorkPolicy) -> dict[str
     """Return what the workers were instructed to compute."""
     ranks = range(len(instructions.batch_sizes))
     return {
-        "round": instructions.server_round,
+        "round": instructions.round,
         "budget_seconds": instructions.budget_seconds if np.isfinite(instructions.budget_seconds) else None,
         "target_minibatches": [instructions.target_minibatches(rank, work.minibatch_size) for rank in ranks],
     }

@@ -304,7 +304,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         received = session.processor.read(messages, instructions, state)
         if not received.replies and not received.offline:
             session.processor.remember(received.timed_out(begun.recipients), state)
-            raise AllWorkersFailedError(received.failure(instructions.server_round))
+            raise AllWorkersFailedError(received.failure(instructions.round))
         received = self.filter_replies(received, begun.recipients)
         timed_out = received.timed_out(begun.recipients)
         session.processor.remember(timed_out, state)
@@ -322,7 +322,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         drift = self.aggregate(updated, mixing)
         record = round_record(begun, received, timed_out, mixing, session, self.work)
         record["mean_drift"] = drift
-        state.round = instructions.server_round
+        state.round = instructions.round
         state.virtual_seconds = record["virtual_seconds"]
         return record
 
@@ -344,14 +344,15 @@ class FlowerStrategy(Strategy, FlowerBase):
     def _begin(self, server_round: int, recipients: list[int]) -> Round:
         session = self.session
         spare, grace = assumed_liars(len(recipients)) if self.robust else 0, self.grace_seconds
-        made = RoundInstructions.make(server_round, self.work, session.state, session.partition, recipients, spare)
+        ratios = session.partition.batch_ratios
+        made = RoundInstructions.make(server_round, self.work, session.state, ratios, recipients, spare)
         return Round(made, recipients, session.latencies.grace(grace) if self.adapt_grace else grace)
 
     def _messages(self, begun: Round, config: ConfigRecord) -> Iterable[Message]:
         """Yield the messages of a round, each made when it can be sent."""
         session = self.session
         for rank in begun.recipients:
-            extra, settings = self.extra_payload(rank, begun.instructions.server_round)
+            extra, settings = self.extra_payload(rank, begun.instructions.round)
             instructions = begun.instructions.instructions(rank, self.seed, self.work, self.sgd, session.state)
             instructions = replace(instructions, **settings)  # type: ignore[arg-type]
             message = self._message(rank, instructions, session.state, config, extra)

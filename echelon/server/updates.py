@@ -193,7 +193,7 @@ class ReplyProcessor:
         return older if self.exchange.is_late(message) else None
 
     def _reject(self, rank: int, error: RejectedReplyError, instructions: RoundInstructions) -> None:
-        log(WARNING, "Round %s: worker %s is left out: %s", instructions.server_round, rank, error)
+        log(WARNING, "Round %s: worker %s is left out: %s", instructions.round, rank, error)
         self.received.rejections[rank] = str(error)
 
     def _believed(
@@ -207,7 +207,7 @@ class ReplyProcessor:
         announced = self.registration.roster.entries[rank].seconds_per_minibatch
         report, reason = self.plausibility.believed(reply.report, state.seconds_per_minibatch, announced)
         if reason is not None:
-            log(WARNING, "Round %s: worker %s is not believed: %s", instructions.server_round, rank, reason)
+            log(WARNING, "Round %s: worker %s is not believed: %s", instructions.round, rank, reason)
             self.received.disbelieved[rank] = reason
         return replace(reply, report=report)
 
@@ -235,7 +235,7 @@ class ReplyProcessor:
         mixed = self.layout.mixed
         self.norm_limit.apply(reply.row[mixed], start[mixed])
         if reply.momentum is not None:
-            self.norm_limit.apply_to_momentum(reply.momentum, self.sgd.at(instructions.server_round))
+            self.norm_limit.apply_to_momentum(reply.momentum, self.sgd.at(instructions.round))
 
     def _carry_over(self, reply: Reply, older: Row, now: Row) -> None:
         """Carry a late update, which started from ``older``, over to its worker's current row."""
@@ -298,7 +298,7 @@ def round_numbers(instructions: RoundInstructions, replies: Mapping[int, Reply],
     for rank, reply in replies.items():
         counts[:, rank] = reply.report.samples, reply.report.num_examples
     return RoundNumbers(
-        round=instructions.server_round,
+        round=instructions.round,
         present=np.array(list(replies), dtype=np.int64),
         losses=state.losses,
         samples=counts[0],

@@ -30,9 +30,9 @@ def folder() -> Iterator[Path]:
 
 
 @contextmanager
-def loopback(*arguments: Path) -> Iterator[Loopback]:
+def loopback(folder: Path, **options: Any) -> Iterator[Loopback]:
     """Run a deployment; a failed test shows what the run said."""
-    with Loopback(*arguments) as deployment:
+    with Loopback(folder, **options) as deployment:
         try:
             yield deployment
         except BaseException:
@@ -60,7 +60,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None:
     """An exception, NaN, a wrong shape, a hanging worker (``faulty_client.py``); trainers exit with their nodes."""
     out = folder / "rounds.jsonl"
-    with loopback(folder, Path(__file__).parent / "faulty") as deployment:
+    with loopback(folder, app=Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
         start(deployment, *NODES)
         deployment.run(out=str(out))

@@ -46,9 +46,7 @@ def test_a_serverapp_saves_on_sigterm() -> None:
     run, family = folder / "run", Family()
     settings = "workers=1 topology=ring strategy=all_reduce partitioner=iid rounds=1000 checkpoint_every=1000"
     try:
-        deployment = Loopback(folder)
-        deployment._environment.update(family.environment)
-        with deployment:
+        with Loopback(folder, environment=family.environment) as deployment:
             deployment.register("supernode-0")
             deployment.start_node("supernode-0", "rank=0 num-partitions=1")
             deployment.run(overrides=f"{settings} run_dir={run}")

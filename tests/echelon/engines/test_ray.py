@@ -137,10 +137,11 @@ def test_stopped_in_a_round_it_leaves_a_checkpoint_and_no_process(tmp_path: Path
 
 
 def test_killed_it_leaves_no_process(tmp_path: Path, family: Family) -> None:
-    """Ray's agents do not always notice."""
+    """Ray's agents do not always notice, and overwrite the environment by which they are known."""
     folder = tmp_path / "run"
     process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "rounds=100000", "progress=none")
     wait_for(lambda: len(records(folder)) >= 1)
+    assert sum("Agent" in command for command in family.alive().values()) >= 2
     process.kill()
     process.communicate(timeout=15)
     wait_for(lambda: not family.alive(), 15)

@@ -38,17 +38,17 @@ def test_the_budget_is_that_of_the_workers_asked() -> None:
     state = ServerState.initial(np.zeros(1, np.float32), 4, 0)
     state.seconds_per_minibatch = np.array([0.01, 1.0, 1.0, 2.0])
     work = NonBlocking(batch_size=8, minibatch_size=4)
-    assert RoundInstructions.make(1, work, state, Partition()).budget_seconds == 0.02
-    assert RoundInstructions.make(1, work, state, Partition(), [1, 2, 3]).budget_seconds == 2.0
-    assert RoundInstructions.make(1, work, state, Partition(), [3]).budget_seconds == 4.0
+    assert RoundInstructions.make(1, work, state).budget_seconds == 0.02
+    assert RoundInstructions.make(1, work, state, None, [1, 2, 3]).budget_seconds == 2.0
+    assert RoundInstructions.make(1, work, state, None, [3]).budget_seconds == 4.0
 
 
 def test_the_fastest_do_not_decide_the_budget_of_a_robust_run() -> None:
     state = ServerState.initial(np.zeros(1, np.float32), 4, 0)
     state.seconds_per_minibatch = np.array([0.01, 1.0, 1.5, np.nan])
     work = NonBlocking(batch_size=8, minibatch_size=4)
-    assert RoundInstructions.make(1, work, state, Partition(), spare=1).budget_seconds == 2.0
-    assert RoundInstructions.make(1, work, state, Partition(), spare=3).budget_seconds == 3.0
+    assert RoundInstructions.make(1, work, state, spare=1).budget_seconds == 2.0
+    assert RoundInstructions.make(1, work, state, spare=3).budget_seconds == 3.0
 
 
 class TestLimitFromTheMedian:
