@@ -73,7 +73,9 @@ def run(
         except BaseException as error:
             simulation.set_exception(error)
 
-    with watched():  # killed, this process would leave some of Ray's behind
+    # Killed, this process would leave some of Ray's behind. A signal to all of them would end the object store, too; a
+    # process that uses the store then is ended by Ray at once, with status 1.
+    with watched(), signals.own_groups():
         Thread(target=simulate, daemon=True).start()
         while not wait([simulation], _POLL_SECONDS).done:
             signals.reinstall()

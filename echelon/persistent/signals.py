@@ -38,6 +38,7 @@ class _Process:
         self.say: Callable[[str], None] | None = None
         self.last_words: Callable[[], str] = lambda: "interrupted"
         self.interruptible = False
+        self.forks_stay = True
         self.error_output = 2
 
 
@@ -107,6 +108,19 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         _process.interruptible = before
+
+
+@contextmanager
+def own_groups() -> Iterator[None]:
+    """Within, every fork leads a process group of its own, which a signal to the group of this process does not reach.
+
+    For an engine whose processes must outlive the signal until this process, which needs them, has ended in order.
+    """
+    _process.forks_stay = False
+    try:
+        yield
+    finally:
+        _process.forks_stay = True
 
 
 def leave(number: int) -> NoReturn:
@@ -186,6 +200,8 @@ def _restore_defaults() -> None:
         if signal.getsignal(number) is _handle:
             signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
     _process.installed = False
+    if not _process.forks_stay:
+        os.setpgid(0, 0)
     _unblock()
 
 

@@ -125,6 +125,8 @@ def test_stopped_in_a_round_it_leaves_a_checkpoint_and_no_process(tmp_path: Path
     arguments = [f"run_dir={folder}", "rounds=100000", "checkpoint_every=100000", "progress=none"]
     process = family.start(sys.executable, "run_sim.py", *arguments)
     wait_for(lambda: len(records(folder)) >= 3)
+    # Ended by the signal itself, Ray's store would take the run with it before that is saved.
+    assert [pid for pid in family.alive() if os.getpgid(pid) == process.pid] == [process.pid]
     os.killpg(process.pid, number)
     said, complained = process.communicate(timeout=15)
     assert (process.returncode, complained) == (128 + number, "stopping ...\n")
