@@ -35,6 +35,7 @@ class _Process:
         self.since = 0.0
         self.unannounced = threading.Lock()  # taken, for good, by the thread that says "stopping ..."
         self.stop: Event | None = None
+        self.told = False  # the work has been told to stop: the main thread ends the process when it has
         self.say: Callable[[str], None] | None = None
         self.last_words: Callable[[], str] = lambda: "interrupted"
         self.interruptible = False
@@ -155,7 +156,7 @@ def _receive(number: int) -> None:
     signal.alarm(0)  # Ray's core answers a SIGTERM, before it passes it on, with an alarm that aborts the process
     again = _process.number and time.monotonic() - _process.since > _IMPATIENT_SECONDS
     _note(number)
-    if _process.stop is None:
+    if _process.stop is None and (again or not _process.told):
         leave(128 + _process.number)
     if again:
         _end()
@@ -171,6 +172,7 @@ def _note(number: int) -> None:
     if not _process.number:
         _process.number, _process.since = number, time.monotonic()
     if _process.stop is not None:
+        _process.told = True
         _process.stop.set()
 
 

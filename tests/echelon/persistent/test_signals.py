@@ -64,6 +64,19 @@ def interruptible():
         signals.leave(signals.status())
 
 
+def watched_late():
+    receive = signals._receive
+    signals._receive = lambda number: (time.sleep(0.5), receive(number))
+    try:
+        with signals.graceful(stop, lambda: "last words"), signals.interruptible():
+            ready()
+            time.sleep(600)
+    except KeyboardInterrupt:
+        time.sleep(0.8)
+        print("saved", flush=True)
+    signals.leave(signals.status())
+
+
 def replaced():
     signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
     signals.reinstall()
@@ -92,6 +105,20 @@ def forked():
     at_once()
 
 
+def grouped():
+    ready()
+    with signals.own_groups():
+        own = os.fork()
+        if own == 0:
+            time.sleep(600)
+    shared = os.fork()
+    if shared == 0:
+        time.sleep(600)
+    time.sleep(0.5)
+    print(os.getpgid(own) == own, os.getpgid(shared) == os.getpgid(0), flush=True)
+    time.sleep(600)
+
+
 globals()[sys.argv[1]]()
 """
 
@@ -118,6 +145,7 @@ def started(family: Family, case: str) -> "subprocess.Popen[str]":
         ("orderly", "saved\n", "stopping ...\n"),
         ("deaf", "", "stopping ...\nlast words\n"),
         ("interruptible", "interrupted\n", "stopping ...\n"),
+        ("watched_late", "saved\n", "stopping ...\n"),
         ("replaced", "", "stopping ...\n"),
         ("forked", "", "stopping ...\n"),
     ],
@@ -142,6 +170,16 @@ def test_a_second_signal_ends_it_now(family: Family) -> None:
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60) == ("", "stopping ...\nlast words\n")
     assert process.returncode == 130
+
+
+def test_forks_in_groups_of_their_own(family: Family) -> None:
+    process = started(family, "grouped")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True True\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60) == ("", "stopping ...\n")
+    assert process.returncode == 143
+    wait_for(lambda: not family.alive(), 10)
 
 
 def test_an_alarm_is_cancelled(family: Family) -> None:
