@@ -2,8 +2,9 @@
 
     python -m benchmarks.mixing [--workers 64] [--columns 11000000] [--repeats 3]
 
-Both run alternately; reported are the minimum CPU and wall seconds over the repeats, and the peak memory of the
-process in units of the rows: `mix` works in place, torch's product is a second copy.
+`mix` is measured on an exponential graph and on a ring; on a complete one it is `average`. All run alternately;
+reported are the minimum CPU and wall seconds over the repeats, and the peak memory of the process in units of the rows:
+`mix` works in place, torch's product is a second copy.
 """
 
 import argparse
@@ -33,11 +34,13 @@ def main() -> None:
             f"needs {needed / GIB:.1f} GiB of free memory; got {free / GIB:.1f} GiB (try --columns 1000000)"
         )
     rows = np.random.default_rng(0).standard_normal((arguments.workers, arguments.columns), dtype=np.float32)
-    W = mixing.metropolis(topology.build("exponential", arguments.workers))
+    W, ring = (mixing.metropolis(topology.build(name, arguments.workers)) for name in ("exponential", "ring"))
+    shares = np.full(arguments.workers, 1 / arguments.workers)
     before = peak_memory()
     steps: dict[str, Callable[[], object]] = {
         "mix": lambda: mixing.mix(W, rows),
-        "mean_drift": lambda: mixing.mean_drift(W, rows),
+        "mix, ring": lambda: mixing.mix(ring, rows),
+        "mean_drift": lambda: mixing.mean_drift(2 * W, rows),  # not doubly stochastic, for which there is nothing to do
         "consensus_distance": lambda: mixing.consensus_distance(rows),
     }
     for step in steps.values():
@@ -51,6 +54,7 @@ def main() -> None:
     else:
         print("torch is not installed: nothing to compare with")
     best = measure(steps, arguments.repeats)
+    best |= measure({"average": lambda: mixing.average(shares, rows)}, arguments.repeats)  # last: rows are equal then
     print(f"{arguments.workers} rows x {arguments.columns} float32 = {size / GIB:.2f} GiB")
     for name, (cpu, wall) in best.items():
         print(f"{name:20} {cpu:7.2f} CPU-s {wall:7.2f} s")

@@ -1,14 +1,16 @@
 """D-PSGD (Lian et al., NeurIPS 2017): average with all neighbours in the round's graph."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, Unpack
 
 import networkx as nx
+import numpy as np
 
 from echelon.algorithms import mixing as matrices
 from echelon.algorithms.schedules import Schedule
-from echelon.core.mixing import Floats, Ints
-from echelon.core.strategy import Order
+from echelon.core.mixing import Floats, Ints, Mean, Mixing
+from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 
 from .gossip import Gossip, MomentumMixing
@@ -61,6 +63,10 @@ class AllEdges:
             return self._matrices[round_index % len(self._matrices)], graph
         return self._matrix(round_index), graph
 
+    def averages(self, graph: nx.Graph) -> bool:
+        """Return whether W = J/N: on a complete graph whose matrix is not prescribed, by all weights but ``target``."""
+        return self.mixing != "target" and self._schedule.matrix(0) is None and _is_complete(graph)
+
     def _matrix(self, round_index: int) -> Floats:
         prescribed = self._schedule.matrix(round_index)
         if prescribed is not None:
@@ -96,11 +102,25 @@ class DPSGD(Gossip):
         momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
+        rule = AllEdges(mixing)
         super().__init__(
             topology,
-            AllEdges(mixing),
+            rule,
             order=order,
             allow_disconnected=allow_disconnected,
             momentum_mixing=momentum_mixing,
             **options,
         )
+        self._all_edges = rule
+
+    def mixing(self, numbers: RoundNumbers) -> Mixing:
+        """Return the rule's matrix, restricted to the workers present; where it is J/N, the mean."""
+        found = super().mixing(numbers)
+        if self.robust or not self._all_edges.averages(found.graph):
+            return found
+        return replace(found, matrix=Mean(np.full(self.num_workers, 1 / self.num_workers)))
+
+
+def _is_complete(graph: nx.Graph) -> bool:
+    edges = graph.number_of_edges() - nx.number_of_selfloops(graph)
+    return bool(2 * edges == len(graph) * (len(graph) - 1))

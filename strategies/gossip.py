@@ -141,7 +141,7 @@ class Gossip(FlowerStrategy):
     def unclipped(self, numbers: RoundNumbers) -> Mixing:
         """Return the rule's matrix, restricted to the workers present."""
         matrix, active = self.rule.at(numbers.round - 1)
-        graph = among(active, numbers.present)
+        graph = active if len(numbers.present) == self.num_workers else among(active, numbers.present)
         models = 2 if self.average_momentum and self.sgd.momentum else 1
         return Mixing(restrict(matrix, numbers.present), graph, models * degrees(graph))
 

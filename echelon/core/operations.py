@@ -31,8 +31,7 @@ def mix(matrix: Matrix, rows: Rows, columns: int | None = None) -> None:
     if isinstance(matrix, TrimmedMean):
         rows[:, :size] = robust.trimmed_mean(rows[matrix.ranks, :size], matrix.trim)
     elif isinstance(matrix, Mean):
-        algorithms.mix(matrix.toarray(), rows, size)
-        rows[:, :size] = rows[0, :size]  # a product's equal rows may differ in their last bits
+        algorithms.average(matrix.weights, rows, size)
     else:
         algorithms.mix(matrix, rows, columns)
 

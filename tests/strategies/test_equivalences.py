@@ -161,6 +161,24 @@ class TestBaseRules:
         np.testing.assert_allclose(matcha.rows, rule.rows, atol=1e-5)
         assert matcha.column("edges") == rule.column("edges")
 
+    @pytest.mark.parametrize("mixing", ["metropolis", "uniform", "laplacian"])
+    def test_d_psgd_on_a_complete_graph_is_a_mean(self, mixing: Any) -> None:
+        run = tiny.run(partial(DPSGD, "complete", mixing=mixing), 3, work=FULL, sgd=SGD(0.5))
+        mean = tiny.run(AllReduce, 3, work=FULL, sgd=SGD(0.5))
+        assert len({row.tobytes() for row in run.rows}) == 1
+        np.testing.assert_allclose(run.rows, mean.rows, atol=1e-6)
+        assert run.column("consensus_distance") == run.column("mean_drift") == [0.0] * 3
+
+    def test_it_is_none_with_an_edge_less_or_with_weights_of_unequal_shards(self) -> None:
+        graph = nx.complete_graph(4)
+        graph.remove_edge(0, 1)
+        graph.add_edge(0, 0)
+        unequal = tiny.partition(4, sizes=[40, 24, 16, 16])
+        for make in (partial(DPSGD, graph), partial(DPSGD, "complete", mixing="target")):
+            run = tiny.run(make, 1, work=FULL, partition=unequal)
+            assert len({row.tobytes() for row in run.rows}) > 1
+            assert run.column("consensus_distance")[0] > 0
+
     def test_both_orders_agree_on_the_mean(self) -> None:
         """W Y and W X + (Y - X) move the mean model alike when all gradients are equal."""
         same = Partition([np.arange(32)] * 4)

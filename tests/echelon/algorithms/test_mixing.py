@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from echelon.algorithms import mixing, topology
 
@@ -210,6 +211,29 @@ class TestMix:
         mixing.mix(np.eye(1), rows)
         np.testing.assert_array_equal(rows, before)
 
+    @pytest.mark.parametrize("chunk", [64, 1 << 18])
+    def test_sparse_and_dense_products_agree(self, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mixing, "_SPARSE_CHUNK", chunk)
+        W = mixing.metropolis(topology.build("ring", 64))
+        rows = np.random.default_rng(0).standard_normal((64, 101), dtype=np.float32)
+        results = []
+        for matrix, share in ((W, 1.0), (W, 0.0), (csr_array(W), 0.0)):
+            monkeypatch.setattr(mixing, "_SPARSE_SHARE", share)
+            mixed = rows.copy()
+            mixing.mix(matrix, mixed, 90)
+            np.testing.assert_array_equal(mixed[:, 90:], rows[:, 90:])
+            results.append(mixed)
+        sparse, dense, given = results
+        np.testing.assert_allclose(sparse, dense, atol=1e-6)
+        np.testing.assert_array_equal(sparse, given)
+
+    def test_absent_rows_keep_their_bits_in_a_sparse_product(self) -> None:
+        rows = np.random.default_rng(0).standard_normal((100, 40), dtype=np.float32)
+        before = rows.copy()
+        mixing.mix(mixing.restrict(mixing.metropolis(topology.build("ring", 100)), range(0, 50)), rows)
+        np.testing.assert_array_equal(rows[50:], before[50:])
+        assert not np.array_equal(rows[:50], before[:50])
+
     def test_same_input_same_bits(self) -> None:
         W = mixing.metropolis(topology.g0())
         rows = np.random.default_rng(0).standard_normal((8, 10_007), dtype=np.float32)
@@ -217,6 +241,27 @@ class TestMix:
         mixing.mix(W, rows)
         mixing.mix(W, twin)
         np.testing.assert_array_equal(rows, twin)
+
+
+class TestAverage:
+    @given(st.integers(1, 40), st.integers(0, 100))
+    @settings(max_examples=30)
+    def test_is_the_product_with_equal_rows(self, n: int, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        weights = generator.dirichlet(np.ones(n))
+        rows = generator.standard_normal((n, 33), dtype=np.float32)
+        before = rows.copy()
+        mixing.average(weights, rows, 30)
+        np.testing.assert_allclose(rows[:, :30], np.tile(weights @ before[:, :30].astype(float), (n, 1)), atol=1e-6)
+        np.testing.assert_array_equal(rows[:, 30:], before[:, 30:])
+        assert mixing.consensus_distance(rows[:, :30]) == 0
+
+    def test_chunks_do_not_matter(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rows = np.random.default_rng(0).standard_normal((5, 101), dtype=np.float32)
+        expected = rows.mean(axis=0, dtype=np.float64)
+        monkeypatch.setattr(mixing, "_PRODUCT_CHUNK", 64)
+        mixing.average(np.full(5, 0.2), rows)
+        np.testing.assert_allclose(rows, np.tile(expected, (5, 1)), atol=1e-6)
 
 
 class TestMeanDrift:
@@ -231,4 +276,4 @@ class TestMeanDrift:
 
     def test_is_zero_for_doubly_stochastic_matrices(self) -> None:
         rows = np.random.default_rng(0).standard_normal((8, 100), dtype=np.float32)
-        assert mixing.mean_drift(mixing.metropolis(topology.g0()), rows) < 1e-14
+        assert mixing.mean_drift(mixing.metropolis(topology.g0()), rows) == 0
