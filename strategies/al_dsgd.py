@@ -135,6 +135,7 @@ class ALDSGD(Gossip):
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the leaders' operator over the base rule's matrix."""
         plain = self.unclipped(numbers)
+        assert isinstance(plain.graph, nx.Graph)
         # A matching drawn afresh gives all workers the same degree: the graph that it is drawn from tells them apart.
         degree_graph = self.base_graph(numbers.round) if self.degree == "base" else plain.graph
         losses = numbers.losses

@@ -1,13 +1,10 @@
 """All-reduce: one model, the average over all workers (synchronous SGD; FedAvg where shards or steps differ)."""
 
-from itertools import combinations
-
-import networkx as nx
 import numpy as np
 from flwr.app import ArrayRecord
 
 from echelon.algorithms.robust import assumed_liars
-from echelon.core.mixing import Floats, Mean, Mixing, TrimmedMean
+from echelon.core.mixing import Complete, Floats, Mean, Mixing, TrimmedMean
 from echelon.core.strategy import RoundNumbers
 from echelon.server.strategy import FlowerStrategy
 
@@ -35,10 +32,9 @@ class AllReduce(FlowerStrategy):
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the mean weighted by samples; as a ring, all-reduce sends 2(n-1)/n models each."""
         num_workers, present = self.num_workers, numbers.present
-        graph = nx.empty_graph(num_workers)
+        graph = Complete(present)
         if not len(present):
             return Mixing(np.eye(num_workers), graph, np.zeros(num_workers))
-        graph.add_edges_from(combinations(present.tolist(), 2))
         models_sent = np.zeros(num_workers)
         models_sent[present] = models_in_ring(len(present))
         if self.robust:

@@ -9,7 +9,7 @@ import numpy as np
 
 from echelon.algorithms import mixing as matrices
 from echelon.algorithms.schedules import Schedule
-from echelon.core.mixing import Floats, Ints, Mean, Mixing
+from echelon.core.mixing import Complete, Floats, Ints, Mean, Mixing
 from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 
@@ -116,9 +116,10 @@ class DPSGD(Gossip):
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return the rule's matrix, restricted to the workers present; where it is J/N, the mean."""
         found = super().mixing(numbers)
-        if self.robust or not self._all_edges.averages(found.graph):
+        if self.robust or isinstance(found.graph, Complete) or not self._all_edges.averages(found.graph):
             return found
-        return replace(found, matrix=Mean(np.full(self.num_workers, 1 / self.num_workers)))
+        shares = np.full(self.num_workers, 1 / self.num_workers)
+        return replace(found, matrix=Mean(shares), graph=Complete(numbers.present))
 
 
 def _is_complete(graph: nx.Graph) -> bool:

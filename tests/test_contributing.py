@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from echelon.reports.run_folder import RunFolder
 from tests.repository import ROOT, copy_repository
 
 _SECTION = re.compile(r"^## Adding a (\w+)\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -42,7 +43,7 @@ def call(root: Path, *arguments: str) -> str:
 def simulate(root: Path, *overrides: str) -> list[dict[str, Any]]:
     common = ("engine=inline", "progress=none", "rounds=4", "eval_every=4", "run_dir=out")
     call(root, "run_sim.py", *common, *overrides)
-    return [json.loads(line) for line in (root / "out" / "metrics.jsonl").read_text().splitlines()]
+    return RunFolder.open(root / "out").metrics
 
 
 @pytest.fixture

@@ -45,6 +45,19 @@ class TrimmedMean:
     trim: int
 
 
+@dataclass(frozen=True)
+class Complete:
+    """The graph of all edges between some workers, which is not listed: n of them have n (n - 1) / 2.
+
+    Attributes
+    ----------
+    ranks : int64 ndarray, shape (n,)
+        The workers that are present.
+    """
+
+    ranks: Ints
+
+
 Matrix: TypeAlias = Floats | sparray | Mean | TrimmedMean
 
 
@@ -74,7 +87,7 @@ class Mixing:
     matrix : ndarray or sparse array, shape (N, N), Mean or TrimmedMean
         Rows sum to 1; an absent worker's row is a unit vector (under a :class:`Mean` or :class:`TrimmedMean` it gets
         the mean).
-    graph : networkx.Graph
+    graph : networkx.Graph or Complete
         The edges between present workers that were active, on ranks 0..N-1.
     models_sent : float64 ndarray, shape (N,)
         Models that each worker sends in a peer-to-peer deployment.
@@ -83,7 +96,7 @@ class Mixing:
     """
 
     matrix: Matrix
-    graph: nx.Graph
+    graph: nx.Graph | Complete
     models_sent: Floats
     leaders: Leaders | None = None
 

@@ -49,9 +49,11 @@ def check_round(record: Mapping[str, Any], workers: int | None = None) -> int:
     _check("present", "a list of ranks", record, lambda value: _are_ranks(value, size))
     _check(
         "edges",
-        "a list of pairs of ranks, or null",
+        "a list of pairs of ranks, complete or null",
         record,
-        lambda value: value is None or _is_list(value, lambda edge: _are_ranks(edge, size) and len(edge) == 2),
+        lambda value: (
+            value in (None, "complete") or _is_list(value, lambda edge: _are_ranks(edge, size) and len(edge) == 2)
+        ),
     )
     _check("rejections", "a mapping", record, lambda value: value is None or isinstance(value, dict))
     return size
@@ -115,6 +117,10 @@ def _is_list(value: Any, holds: Callable[[Any], bool]) -> bool:
 
 def _is_by_rank(value: Any, size: int) -> bool:
     return _is_list(value, _is_number_or_null) and len(value) == size
+
+
+def _is_edge(value: Any, size: int) -> bool:
+    return _are_ranks(value, size) and len(value) == 2
 
 
 def _are_ranks(value: Any, size: int, null: bool = False) -> bool:

@@ -1,7 +1,6 @@
 """The run folder on disk: written during a run, readable at any time."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,14 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from echelon.core import memory, plain_yaml
 from echelon.core.printable import printable
-from echelon.reports import environment, records
+from echelon.reports import environment, graphs, records
+from echelon.reports.graphs import Graphs
+from echelon.reports.lines import line, plain
 from echelon.reports.lock import Lock, LockedError
 
 Record = dict[str, Any]
@@ -31,7 +31,7 @@ class RunFolderError(ValueError):
 
 
 class RunFolder:
-    """One run's folder: ``config.yaml, environment.json, metrics.jsonl, summary.json, run.log, figures/, checkpoint/``.
+    """One run's folder: ``config.yaml``, ``metrics.jsonl``, ``summary.json`` and the other files of docs/reports.md.
 
     Use `create` for a new run, `resume` and `rewind` to continue a run, or `open` to read one. A folder that is created
     or resumed is locked against other processes until `close`, or the end of a ``with`` block; reading needs no lock.
@@ -45,6 +45,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._metrics_file = path / "metrics.jsonl"
+        self._graphs = Graphs()
         self._lock: Lock | None = None
 
     def __enter__(self) -> Self:
@@ -106,6 +107,7 @@ class RunFolder:
             if has_records or (self.path / "summary.json").exists():
                 raise RunFolderError(f"{self.path}: already contains a run; choose another run_dir or resume it")
             self._metrics_file.touch()
+            (self.path / graphs.NAME).unlink(missing_ok=True)
         self._write_json("environment.json", environment.describe())
         self._replace("config.yaml", config_yaml)  # last: a folder with it is complete
 
@@ -176,21 +178,28 @@ class RunFolder:
         RunFolderError
             If the file cannot be written, because the disk is full or the folder was moved.
         """
-        # A single write, so that readers and kills see only whole lines.
-        with self._writing(), self._metrics_file.open("a", encoding="utf-8") as file:
-            file.write(_line(record))
+        short, graph = self._graphs.shorten(record)
+        # A single write per file, the graph's first, so that readers and kills see only whole lines.
+        with self._writing():
+            for file, text in ((self.path / graphs.NAME, graph), (self._metrics_file, line(short))):
+                if text:
+                    with file.open("a", encoding="utf-8") as opened:
+                        opened.write(text)
 
     def amend_last(self, fields: Mapping[str, Any]) -> Record:
         """Add fields to the record of the last round; return that record."""
         *before, last = RunFolder(self.path).metrics
-        last |= _plain(fields)
+        last |= plain(fields)
         self._write_metrics([*before, last])
         return last
 
     def sync_metrics(self) -> None:
         """Flush all records to disk, because a checkpoint newer than the records cannot be resumed."""
-        with self._writing(), self._metrics_file.open("rb") as file:
-            os.fsync(file.fileno())
+        listed = self.path / graphs.NAME
+        with self._writing():
+            for file in (listed, self._metrics_file) if listed.exists() else (self._metrics_file,):
+                with file.open("rb") as opened:
+                    os.fsync(opened.fileno())
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write ``summary.json``, which marks the run as finished."""
@@ -213,19 +222,20 @@ class RunFolder:
     @cached_property
     def metrics(self) -> list[Record]:
         """The rounds' records, in order."""
-        lines = self._read(self._metrics_file).split(b"\n")
+        file = self.path / graphs.NAME
+        known = graphs.read(self._whole_lines(file)) if file.exists() else []
         rounds: list[Record] = []
         workers = None
-        # The text after the last newline is empty or an incomplete line.
-        for number, line in enumerate(lines[:-1], start=1):
+        for number, text in enumerate(self._whole_lines(self._metrics_file), start=1):
             try:
-                record = json.loads(line)
+                record = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is broken: {error}") from error
             if not isinstance(record, dict) or not record.keys() >= _REQUIRED:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number} is not the record of a round")
             try:
                 workers = records.check_round(record, workers)
+                record = graphs.resolve(record, known, workers)
             except ValueError as error:
                 raise RunFolderError(f"{self.path}: metrics.jsonl line {number}: {error}") from error
             rounds.append(record)
@@ -264,10 +274,18 @@ class RunFolder:
         return folder
 
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
-        self._replace(name, json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+        self._replace(name, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
+
+    def _whole_lines(self, file: Path) -> list[bytes]:
+        """Return the lines of a file; what follows the last newline is empty, or a line that is being written."""
+        return self._read(file).split(b"\n")[:-1]
 
     def _write_metrics(self, records: Iterable[Record]) -> None:
-        self._replace(self._metrics_file.name, "".join(map(_line, records)))
+        self._graphs = Graphs()
+        shortened = [self._graphs.shorten(record) for record in records]
+        # The graphs last: those of the earlier file begin with the same ones.
+        self._replace(self._metrics_file.name, "".join(line(short) for short, _ in shortened))
+        self._replace(graphs.NAME, "".join(graph for _, graph in shortened))
 
     def _replace(self, name: str, text: str) -> None:
         """Replace a file atomically, safe against kills and power failures."""
@@ -326,23 +344,6 @@ class RunFolder:
             check(value)
         except ValueError as error:
             raise RunFolderError(f"{self.path}: {name}: {error}") from error
-
-
-def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(record), allow_nan=False, separators=(",", ":")) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Convert a value to JSON types; NaN and infinities become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _first_line(error: Exception) -> str:

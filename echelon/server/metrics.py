@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from echelon.algorithms.mixing import consensus_distance
-from echelon.core.mixing import Mixing
+from echelon.core.mixing import Complete, Mixing
 from echelon.core.work import WorkPolicy
 from echelon.server.instructions import Round, RoundInstructions
 from echelon.server.nodes import Roster
@@ -117,9 +117,10 @@ def target_fields(instructions: RoundInstructions, work: WorkPolicy) -> dict[str
     }
 
 
-def traffic_fields(graph: nx.Graph, models_sent: Floats, model_bytes: int) -> dict[str, Any]:
+def traffic_fields(graph: nx.Graph | Complete, models_sent: Floats, model_bytes: int) -> dict[str, Any]:
     """Return who averaged with whom, and the bytes that each worker would send in a peer-to-peer deployment."""
+    listed = "complete" if isinstance(graph, Complete) else sorted([min(edge), max(edge)] for edge in graph.edges)
     return {
-        "edges": sorted([min(edge), max(edge)] for edge in graph.edges),
+        "edges": listed,
         "peer_bytes": [round(float(models) * model_bytes) for models in models_sent],
     }

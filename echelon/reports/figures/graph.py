@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import networkx as nx
 from matplotlib.axes import Axes
@@ -10,18 +11,28 @@ from matplotlib.figure import Figure
 
 from echelon.reports import series
 from echelon.reports.figures import style
+from echelon.reports.graphs import COMPLETE
 from echelon.reports.leaders import followers
 from echelon.reports.run_folder import Record
 
 _ROUND_PANELS = 3
 _FEW = 24
+# The edges of a complete graph of more workers would be a filled circle; its title says it.
+_MANY = 100
 Edges = frozenset[tuple[int, int]]
 Place = Mapping[int, tuple[float, float]]
 
 
 def edges_of(record: Record) -> Edges:
     """Return a round's active edges, each with the lower rank first."""
-    return frozenset((min(i, j), max(i, j)) for i, j in record.get("edges") or ())
+    edges = record.get("edges") or ()
+    if edges == COMPLETE:
+        edges = combinations(sorted(record["present"]), 2) if _is_drawn(record) else ()
+    return frozenset((min(i, j), max(i, j)) for i, j in edges)
+
+
+def _is_drawn(record: Record) -> bool:
+    return record.get("edges") != COMPLETE or len(record["present"]) <= _MANY
 
 
 def draw(records: list[Record]) -> Figure:
@@ -44,7 +55,8 @@ def draw(records: list[Record]) -> Figure:
     place = {rank: (float(x), float(y)) for rank, (x, y) in nx.circular_layout(range(workers)).items()}
     for axes, (edges, record) in zip(panels, shown, strict=False):
         more = f" and {times[edges] - 1} more" if times[edges] > 1 else ""
-        _round(axes, edges, record, place, f"Round {record['round']}{more}")
+        kind = "" if _is_drawn(record) else ": complete"
+        _round(axes, edges, record, place, f"Round {record['round']}{more}{kind}")
     _whole_run(panels[-1], records, place)
     text = "all rounds: darker edges were active more often"
     if any(record.get("leaders_best") for record in records):

@@ -105,6 +105,18 @@ def test_the_whole_run_shows_how_often_edges_were_active(run: RunFolder) -> None
     assert np.asarray(edges.get_linewidth()) == pytest.approx(0.5 + 3 * 20 / 30)
 
 
+@pytest.mark.parametrize(("present", "lines"), [(range(5), 10), (range(4), 6), (range(1000), 0)])
+def test_the_edges_of_a_complete_graph_are_drawn_where_they_are_few(present: range, lines: int) -> None:
+    workers = max(5, len(present))
+    record = {"round": 1, "minibatches": [1] * workers, "present": list(present), "edges": "complete"}
+    first, whole = graph.draw([record]).axes
+    for axes in (first, whole):
+        drawn = axes.collections[0]
+        assert isinstance(drawn, LineCollection)
+        assert len(drawn.get_segments()) == lines
+    assert first.get_title() == ("Round 1" if lines else "Round 1: complete")
+
+
 def test_partition_shows_counts_and_sizes(run: RunFolder) -> None:
     assert run.partition is not None
     axes = partition.draw(run.partition).axes

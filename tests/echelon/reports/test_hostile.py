@@ -115,6 +115,7 @@ WRONG = {
     "target_minibatches": None,
     "worker_accuracy": {"a": 1},
     "edges": [[0, 7]],
+    "graph": 0,
     "leaders_best": [99, -5],
     "peer_bytes": [True, False],
     "rejections": [1],
