@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from echelon.algorithms.seeds import rng
 
@@ -17,6 +18,8 @@ JitterKind = Literal["none", "shifted_exponential", "log_normal", "slowdown"]
 
 # Wait before checking again, if churn has taken all workers offline.
 _CHURN_WAIT_SECONDS = 1.0
+# Rounds that are looked at first; then twice as many.
+_LOOK_BACK = 64
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,34 @@ class Fleet:
         return max(offline, _CHURN_WAIT_SECONDS) if self._churned(seed, rank, server_round) else offline
 
     def _churned(self, seed: int, rank: int, server_round: int) -> bool:
+        """Return whether a worker, online at first, is offline after a draw per round.
+
+        Some draws decide alone, whatever the worker was before; the others turn it round or leave it. So the rounds
+        before the last decisive draw need not be replayed.
+        """
         if self.leave_probability == 0:
             return False
-        offline = False
-        for draw in rng(seed, "churn", rank).random(server_round):
-            offline = draw >= self.return_probability if offline else draw < self.leave_probability
-        return offline
+        end, turns = server_round, 0
+        while end > 0:
+            begin = max(0, min(end - _LOOK_BACK, 2 * end - server_round))
+            draws = _churn_draws(seed, rank, begin, end)
+            leaves, stays_away = draws < self.leave_probability, draws >= self.return_probability
+            decisive = np.flatnonzero(leaves == stays_away)
+            since = int(decisive[-1]) + 1 if decisive.size else 0
+            turns += int(np.count_nonzero((leaves & ~stays_away)[since:]))
+            if decisive.size:
+                return bool(leaves[decisive[-1]]) ^ (turns % 2 == 1)
+            end = begin
+        return turns % 2 == 1
+
+
+def _churn_draws(seed: int, rank: int, begin: int, end: int) -> NDArray[np.float64]:
+    """Return the numbers that a worker's presence is drawn from, one per round, of the rounds begin..end-1 (from 0)."""
+    generator = rng(seed, "churn", rank)
+    bits = generator.bit_generator
+    assert isinstance(bits, np.random.PCG64)  # one step per number
+    bits.advance(begin)
+    return generator.random(end - begin)
 
 
 def repeated(

@@ -4,10 +4,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from clients import fleet as fleet_module
 from clients.fleet import Device, Fleet, Jitter, read_trace, repeated
+from echelon.algorithms.seeds import rng
 
 INF = float("inf")
+CHANCES = (0.0, 0.001, 0.01, 0.3, 0.5, 0.9, 1.0)
 
 
 class TestJitter:
@@ -81,6 +87,32 @@ class TestChurn:
         shares = [self.away(fleet, rank, 400).mean() for rank in range(10)]
         assert np.mean(shares) == pytest.approx(0.25, abs=0.04)
         assert len(set(shares)) > 1, "every worker has its own history"
+
+    @given(st.sampled_from(CHANCES), st.sampled_from(CHANCES), st.integers(0, 3), st.integers(0, 600))
+    @example(0.5, 0.5, 1, 600)  # no draw decides
+    @example(0.001, 0.01, 1, 600)
+    def test_presence_is_that_of_a_replay_from_the_first_round(
+        self, leave: float, back: float, rank: int, rounds: int
+    ) -> None:
+        fleet = Fleet(repeated((1.0,), 100.0, 0.0, INF), leave_probability=leave, return_probability=back)
+        offline = False
+        for draw in rng(7, "churn", rank).random(rounds):
+            offline = draw >= back if offline else draw < leave
+        assert (fleet.seconds_away(7, rank, rounds, 0.0) > 0) == offline
+
+    def test_a_late_round_needs_no_more_draws_than_an_early_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        fleet = Fleet(repeated((1.0,), 100.0, 0.0, INF), leave_probability=0.1, return_probability=0.5)
+        drawn: list[int] = []
+        draws = fleet_module._churn_draws
+
+        def noted(seed: int, rank: int, begin: int, end: int) -> NDArray[np.float64]:
+            drawn.append(end - begin)
+            return draws(seed, rank, begin, end)
+
+        monkeypatch.setattr(fleet_module, "_churn_draws", noted)
+        for rank in range(100):
+            fleet.seconds_away(0, rank, 1_000_000, 0.0)
+        assert drawn == [64] * 100
 
     def test_somebody_looks_again_after_a_while(self) -> None:
         """With all workers offline the time of the run must still advance, up to the longest offline interval."""
