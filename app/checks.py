@@ -16,7 +16,7 @@ import tasks
 from app import memory, strategy
 from app.features import check_model_path
 from app.fleet import make_fleet
-from app.partition import build_partitioner, capability_ratios, is_local, to_partition
+from app.partition import build_partitioner, capability_ratios, compares_features, is_local, to_partition
 from app.task import load_task
 from clients.devices import resolve
 from conf import Config, ConfigError, groups
@@ -120,7 +120,8 @@ def _check_partitioner(config: Config, task: Task) -> None:
         labels = task.train.y.numpy()[pool]
         if config.resume is not None:
             return
-        memory.require_features(config, task)
+        if compares_features(config):
+            memory.require_features(config, task)
         partitioner.check_memory(labels, config.workers)
         if isinstance(partitioner, FilePartitioner):
             partitioner(labels, [1.0] * config.workers, rng(config.seed, "partition"))

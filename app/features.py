@@ -33,7 +33,7 @@ def compared_features(config: Config, task: Task) -> NDArray[np.float32]:
     """
     chosen = {key: value for key, value in vars(config.partitioner).items() if key in KEYS}
     raw = task.train.features()
-    kind = chosen.get("features", "raw")  # without the key: pixels, for the quality report
+    kind = chosen.get("features", "raw")  # without the key: pixels, for report=full
     if kind == "raw":
         return raw
     if kind == "pca":

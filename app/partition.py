@@ -60,23 +60,46 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
     if config.resume is not None and earlier.exists():
         parts = storage.load(earlier, labels)
     else:
-        with view.stage("Computing features"):
-            features = compared_features(config, task)[pool]
+        features = None
+        if compares_features(config):
+            with view.stage("Computing features"):
+                features = compared_features(config, task)[pool]
         with view.stage(f"Partitioning {len(pool)} samples ({config.partitioner.name})") as advance:
             partitioner = build_partitioner(config, task, pool, advance)
             parts = partitioner(labels, ratios.tolist(), rng(config.seed, "partition"), features)
         with view.stage("Measuring the partition"):
-            from echelon.reports.figures import style  # here, because matplotlib is slow to import
-
-            report = quality.report(parts, labels, ratios.tolist(), features)
-            storage.save(folder, parts, labels, ratios.tolist(), report.to_json(), task.class_names)
-            style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
+            found = _report(config, parts, labels, ratios, features, folder)
+            storage.save(folder, parts, labels, ratios.tolist(), found, task.class_names)
     empty = [rank for rank, part in enumerate(parts) if not len(part)]
     if empty:
         raise ValueError(
             f"worker {empty[0]} gets none of the {len(pool)} samples: raise its share (partitioner.ratios)"
         )
     return Partition([pool[part] for part in parts], batch_ratios)
+
+
+def compares_features(config: Config) -> bool:
+    """Return whether samples are compared by their features: by the partitioner, or by the report on its parts."""
+    return config.report == "full" or (not is_local(config) and REGISTRY[config.partitioner.name].needs_features)
+
+
+def _report(
+    config: Config,
+    parts: list[Indices],
+    labels: Indices,
+    ratios: NDArray[np.float64],
+    features: NDArray[np.float32] | None,
+    folder: Path,
+) -> dict[str, object] | None:
+    """Return the quality of a partition, as far as it is asked for; draw it with ``report=full``."""
+    if config.report == "none":
+        return None
+    report = quality.report(parts, labels, ratios.tolist(), features if config.report == "full" else None)
+    if config.report == "full":
+        from echelon.reports.figures import style  # here, because matplotlib is slow to import
+
+        style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
+    return report.to_json()
 
 
 def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:

@@ -24,7 +24,7 @@ from echelon.core import plain_yaml
 # Storage, progress and process management do not change the result of a run.
 _NOT_HASHED = (
     *("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment", "nodes"),
-    *("work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
+    *("report", "work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
 )
 
 # The saved state depends on these: samples, partition, random streams and the shape of a row.

@@ -80,6 +80,10 @@ class Config:
     progress: Literal["auto", "live", "plain", "none"] = key(
         "terminal output; auto = live on a terminal, otherwise plain"
     )
+    report: Literal["auto", "full", "none"] = key(
+        "quality of the partition: auto = sizes and proportions of classes, full = also by the samples' features, "
+        "compared with random parts, and `figures/partition_quality.png`"
+    )
     tracking: Literal["none", "tensorboard", "wandb", "mlflow"] = key("additional metrics backend")
 
 

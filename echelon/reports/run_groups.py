@@ -8,7 +8,9 @@ from typing import Any
 from echelon.reports.run_folder import RunFolder, RunFolderError
 
 # Keys that affect neither the result nor the virtual time.
-_NOT_COMPARED = frozenset({"seed", "run_dir", "resume", "progress", "tracking", "checkpoint_every", "checkpoint_keep"})
+_NOT_COMPARED = frozenset(
+    {"seed", "run_dir", "resume", "progress", "report", "tracking", "checkpoint_every", "checkpoint_keep"}
+)
 _ABSENT = object()
 
 Flat = dict[str, Any]

@@ -81,7 +81,8 @@ class TestFree:
     def test_features(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         chosen = ("task=npz", f"task.root={_data(tmp_path, side=64)}", "partitioner=iid", "workers=2")
         message = r"^task=npz of 2000 samples needs at least 65\.5 MB of memory .*lower task\.train_limit"
-        self.refuses(monkeypatch, 3 * 10**7, message, *chosen)
+        self.refuses(monkeypatch, 3 * 10**7, message, *chosen, "report=full")
+        check(compose(["topology=ring", *chosen]))  # compares no samples
 
     def test_similarities(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         chosen = ("task=npz", f"task.root={_data(tmp_path, side=4)}", "partitioner.jobs=64", "workers=2")

@@ -1,17 +1,22 @@
 """From the configuration to a partitioner: every choice gives the class in its row of the registry."""
 
 import inspect
+import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import tasks
 from app.features import KEYS as FEATURE_KEYS
-from app.partition import build_partitioner, is_local
-from conf import compose, groups
+from app.features import compared_features
+from app.partition import build_partitioner, is_local, make_partition
+from conf import Config, compose, groups
 from conf.schema import CHOICES
+from echelon.reports import progress
 from partitioners import REGISTRY, ByGroupPartitioner, SubmodularPartitioner
+from strategies import Roster
 from tasks import Task
 
 MUST_BE_GIVEN = {"file": ["partitioner.path=earlier/partition.npz"], "by_group": ["task=mitbih"]}
@@ -66,6 +71,34 @@ def test_groups_are_those_of_the_pool(task: Task) -> None:
 
     assert isinstance(partitioner, ByGroupPartitioner)
     assert np.asarray(partitioner.groups).tolist() == (POOL // 4).tolist()
+
+
+FEATURES = {"mmd2", "random_mmd2", "coverage", "neighbour_accuracy"}
+
+
+@pytest.mark.parametrize("choice", ["iid", "submodular"])
+@pytest.mark.parametrize("report", ["auto", "full", "none"])
+def test_the_quality_of_a_partition_is_measured_as_far_as_asked_for(
+    report: str, choice: str, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose([f"partitioner={choice}", "topology=ring", "workers=4", f"report={report}"])
+    computed: list[Config] = []
+
+    def noted(config: Config, task: Task) -> np.ndarray:
+        computed.append(config)
+        return compared_features(config, task)
+
+    monkeypatch.setattr("app.partition.compared_features", noted)
+    with progress.make("none") as view:
+        partition = make_partition(config, task, tmp_path, view, Roster([], []))
+
+    described = json.loads((tmp_path / "partition.json").read_text())
+    assert described["sizes"] == [len(part) for part in partition.parts or ()]
+    assert np.sum(described["class_counts"]) == len(task.train)
+    assert (described["quality"] is None) == (report == "none")
+    assert FEATURES & set(described["quality"] or ()) == (FEATURES if report == "full" else set())
+    assert (tmp_path / "figures" / "partition_quality.png").exists() == (report == "full")
+    assert bool(computed) == (report == "full" or choice == "submodular")
 
 
 def test_a_task_without_groups() -> None:
