@@ -136,10 +136,8 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
     evaluation = Evaluation(config, model, task.test, held_out_split, stop)
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
-    last: dict[str, Any] = {}
 
     def report(record: dict[str, Any], state: ServerState) -> None:
-        last.update(record)
         folder.append_metrics(record)
         tracker.log(record)
         view.round(record)
@@ -175,8 +173,8 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
                 train_config=ConfigRecord({**train_config}),
                 evaluate_fn=evaluation,
             )
-        summary = _summary(config, last or RunFolder.open(folder.path).metrics[-1], strategy.state)
-        summary |= _counts(RunFolder.open(folder.path))
+        written = RunFolder.open(folder.path)
+        summary = _summary(config, written.metrics[-1], strategy.state) | _counts(written)
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
         saver.stopped()
