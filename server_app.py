@@ -37,6 +37,7 @@ from echelon.reports import progress, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
+from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.evaluation import evaluate_models
 from echelon.server.transport import is_deployed
 from strategies import AllWorkersFailedError, Options, Partition, Roster, RosterError, RunStoppedError, ServerState
@@ -152,12 +153,16 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     saver = _saver(config, folder)
     options = Options(on_round=[report, saver], partition=partition, stop=stop)
     options["held_out_loss"] = evaluation.held_out_loss
+    chosen = EvaluatedWorkers(
+        config.evaluate_workers, len(task.test), config.eval_every, num_rounds=config.rounds, seed=config.seed
+    )
+    options["evaluate_workers"] = chosen
     if config.resume is not None and checkpoint.exists(folder.path / "checkpoint"):
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
     if (state := options.get("state")) and (state.round == config.rounds or state.round % config.eval_every == 0):
-        _evaluate_last(folder, evaluation, state, arrays, strategy.robust)
+        _evaluate_last(folder, evaluation, state, ArrayLayout(arrays), strategy.robust, chosen)
     view.start(config.rounds, config.workers)
     trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
     train_config = {"wall_clock": wall_clock, **trainer}
@@ -211,12 +216,16 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
 
 
 def _evaluate_last(
-    folder: RunFolder, evaluation: Evaluation, state: ServerState, arrays: ArrayRecord, robust: bool
+    folder: RunFolder,
+    evaluation: Evaluation,
+    state: ServerState,
+    layout: ArrayLayout,
+    robust: bool,
+    chosen: EvaluatedWorkers,
 ) -> None:
     """Evaluate the round that a resumed run continues after, if it was stopped before that or now ends there."""
-    if "worker_accuracy" not in folder.metrics[-1]:
-        fields = evaluate_models(evaluation, state.round, state, ArrayLayout(arrays), robust=robust)[1]
-        folder.amend_last(fields)
+    if "consensus_accuracy" not in folder.metrics[-1]:
+        folder.amend_last(evaluate_models(evaluation, state, layout, robust=robust, chosen=chosen)[1])
 
 
 def _counts(folder: RunFolder) -> dict[str, Any]:
@@ -229,7 +238,8 @@ def _counts(folder: RunFolder) -> dict[str, Any]:
 
 
 def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:
-    accuracy = np.array(last["worker_accuracy"])
+    known = [share for share in last.get("worker_accuracy", ()) if share is not None]
+    accuracy = np.array(known) if known else np.array(np.nan)  # which becomes null
     return {
         "rounds": state.round,
         "virtual_seconds": state.virtual_seconds,

@@ -21,10 +21,10 @@ from conf.schema import CHOICES, ROOT, Config, entries
 from conf.validation import validate
 from echelon.core import plain_yaml
 
-# Storage, progress and process management do not change the result of a run.
+# Storage, progress, process management and what is reported do not change the result of a run.
 _NOT_HASHED = (
     *("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment", "nodes"),
-    *("report", "work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
+    *("evaluate_workers", "report", "work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
 )
 
 # The saved state depends on these: samples, partition, random streams and the shape of a row.

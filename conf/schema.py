@@ -67,6 +67,11 @@ class Config:
     lr_gamma: float = key("factor applied to the learning rate at each milestone", "(0, inf)")
 
     eval_every: int = key("rounds between evaluations; the last round is always evaluated", "[1, inf)", unit="rounds")
+    evaluate_workers: Literal["all", "sample", "best_worst", "none"] = key(
+        "workers whose models are evaluated, beside the consensus model: sample = as many, drawn afresh, as cost at "
+        "most a third of the training since the last evaluation, and all in the last round; best_worst = those with "
+        "the lowest and the highest training loss"
+    )
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = key("compute device; auto = an accelerator if there is one")
     precision: Literal["fp32", "bf16"] = key("bf16 = torch's autocast; parameters and steps stay float32")
     clock: Literal["auto", "virtual", "wall"] = key(

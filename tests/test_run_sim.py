@@ -120,6 +120,15 @@ def test_a_run_leaves_what_was_promised(tmp_path: Path, capsys: pytest.CaptureFi
     assert (summary["thin_rounds"], summary["empty_attempts"]) == (0, 0)
 
 
+def test_a_run_that_evaluates_no_worker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert cli.main(run_sim.run, [*QUICK, "progress=plain", "evaluate_workers=none", f"run_dir={folder}"]) == 0
+    assert "Workers' accuracy" in capsys.readouterr().out
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["consensus_accuracy"] > 0
+    assert summary["worker_accuracy_mean"] is summary["worker_accuracy_min"] is None
+
+
 class TestFewWorkers:
     """Workers fail from their third round on: in some rounds most of them, or all of them."""
 

@@ -21,6 +21,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "unlike.json"
 COMMON = [
     *("task=fashion_mnist", "model=mlp", "task.train_limit=10000", "fleet=uniform", "work=full_batch", "workers=16"),
     *("rounds=150", "eval_every=10", "batch_size=32", "minibatch_size=32", "task.test_limit=1000", "strategy=d_psgd"),
+    "evaluate_workers=all",
     *("learning_rate=0.05", "momentum=0.9", "weight_decay=0.0001", "topology=ring"),
 ]
 SHARDS = {

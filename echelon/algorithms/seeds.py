@@ -18,6 +18,7 @@ Purpose = Literal[
     "selection",
     "dropout",
     "leaders",
+    "evaluation",
 ]
 
 

@@ -13,6 +13,7 @@ from echelon.core.operations import consensus
 from echelon.core.partition import Partition
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES, SHARD, shard_record
+from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.replies import reason
 from echelon.server.state import ServerState
 
@@ -22,42 +23,50 @@ _MEASURES = ("accuracy", "loss")
 
 
 def evaluate_models(
-    evaluate_fn: EvaluateFn, server_round: int, state: ServerState, layout: ArrayLayout, *, robust: bool = False
+    evaluate_fn: EvaluateFn,
+    state: ServerState,
+    layout: ArrayLayout,
+    robust: bool = False,
+    chosen: EvaluatedWorkers | None = None,
 ) -> tuple[MetricRecord | None, dict[str, Any]]:
-    """Evaluate the mean of the workers' models and each of them on the server.
+    """Evaluate the mean of the workers' models, and the models of some workers, on the server.
 
     Parameters
     ----------
     evaluate_fn : callable
         (round, arrays) -> metrics with ``accuracy`` and ``loss``, or None.
-    server_round : int
-        Passed on.
     state : ServerState
         With the workers' models; where all are equal, one evaluation serves.
     layout : ArrayLayout
         Of the rows.
     robust : bool
         As in :func:`consensus_arrays`.
+    chosen : EvaluatedWorkers, optional
+        Whose models are evaluated; by default all.
 
     Returns
     -------
     tuple
-        The consensus model's metrics as the function gave them, and the fields of the round's record.
+        The consensus model's metrics as the function gave them, and the fields of the round's record: by rank, None for
+        a worker whose model was not evaluated, and not at all if none was.
     """
     rows, exact = state.rows, state.exact
-    of_consensus = evaluate_fn(server_round, consensus_arrays(state, layout, robust=robust))
+    of_consensus = evaluate_fn(state.round, consensus_arrays(state, layout, robust=robust))
     if of_consensus is None:
         return None, {}
-    if (rows == rows[0]).all() and (exact == exact[0]).all():
-        workers = [of_consensus] * len(rows)
+    by_rank: dict[int, MetricRecord] = {}
+    if (chosen is None or chosen.choice != "none") and (rows == rows[0]).all() and (exact == exact[0]).all():
+        by_rank = dict.fromkeys(range(len(rows)), of_consensus)
     else:
-        models = (layout.arrays(*model) for model in zip(rows, exact, strict=True))
-        workers = [evaluate_fn(server_round, arrays) or MetricRecord() for arrays in models]
+        for rank in range(len(rows)) if chosen is None else chosen.ranks(state):
+            by_rank[rank] = evaluate_fn(state.round, layout.arrays(rows[rank], exact[rank])) or MetricRecord()
     fields: dict[str, Any] = {}
     for name in _MEASURES:
         if name in of_consensus:
             fields[f"consensus_{name}"] = of_consensus[name]
-            fields[f"worker_{name}"] = [worker.get(name) for worker in workers]
+            if by_rank:
+                values = {rank: found.get(name) for rank, found in by_rank.items()}
+                fields[f"worker_{name}"] = [values.get(rank) for rank in range(len(rows))]
     return of_consensus, fields
 
 

@@ -9,6 +9,7 @@ from flwr.app import ArrayRecord
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.work import WorkPolicy
+from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster
 from echelon.server.replies import AutoNormLimit, NormLimit
@@ -33,6 +34,8 @@ class Options(TypedDict, total=False):
         of its own data.
     eval_every : int
         Rounds between evaluations (1); the last round is always evaluated.
+    evaluate_workers : EvaluatedWorkers
+        Whose models an evaluation on the server covers, beside the consensus model; by default all.
     grace_seconds : float
         Real time beyond the budget after which a worker that has not replied is absent from the round. Infinite by
         default, which simulated clocks require.
@@ -74,6 +77,7 @@ class Options(TypedDict, total=False):
     nodes: Nodes | None
     partition: Partition | Callable[[Roster], Partition]
     eval_every: int
+    evaluate_workers: EvaluatedWorkers
     grace_seconds: float
     adapt_grace: bool
     max_empty_rounds: int

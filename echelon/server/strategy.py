@@ -211,8 +211,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         Parameters
         ----------
         grid, initial_arrays, num_rounds, evaluate_fn
-            As in Flower. ``evaluate_fn`` is called for the consensus model and for every worker's; without it the
-            workers evaluate their models on their own data.
+            As in Flower. ``evaluate_fn`` is called for the consensus model and for the workers' (``evaluate_workers``
+            of the options); without it the workers evaluate their models on their own data.
         timeout : float
             Real seconds after which workers that have not replied are left out of a round.
         train_config, evaluate_config : ConfigRecord, optional
@@ -383,8 +383,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         """Evaluate on the server, or else on the workers; note it in the result and return the record's fields."""
         session = self.session
         if evaluate_fn is not None:
-            state, layout = session.state, session.layout
-            found, fields = evaluate_models(evaluate_fn, server_round, state, layout, robust=self.robust)
+            chosen = self._options.get("evaluate_workers")
+            found, fields = evaluate_models(evaluate_fn, session.state, session.layout, self.robust, chosen)
             if found is not None:
                 result.evaluate_metrics_serverapp[server_round] = found
             return fields
