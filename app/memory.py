@@ -16,6 +16,8 @@ from tasks import Shape, Task
 
 # Bytes that networkx takes at least, as measured with its version 3.6.
 _NODE, _EDGE = 250, 150
+# Bytes of a worker beside its model: seven numbers in the tally, the size of its shard, and the id of its node.
+_WORKER = 7 * 8 + 8 + 40
 
 
 def _of_a_path(n: int, topology: groups.Topology) -> float:
@@ -39,8 +41,11 @@ def require_graphs(config: Config) -> None:
     """Raise ValueError if the graphs and mixing matrices of N workers do not fit into the free memory."""
     n, matrix = config.workers, 8 * config.workers**2
     subject, remedy = f"workers={n}", "lower workers"
+    if config.strategy.name in ("all_reduce", "over_selection"):  # neither a graph nor a matrix, but a mean
+        memory.require(subject, {"numbers of the workers": _WORKER * n}, remedy)
+        return
     graphs, matrices = 1, 1  # of a round
-    edges = n * (n - 1) / 2 if config.strategy.name in ("all_reduce", "over_selection") else 0.0
+    edges = 0.0
     if isinstance(config.strategy, groups.Decentralised):
         topology = config.topology
         subject, remedy = f"{subject} with topology={topology.name}", "lower workers or the number of edges"

@@ -42,7 +42,9 @@ def mean_drift(matrix: Matrix, rows: Rows, columns: int | None = None) -> float:
         mixed = rows[:, :columns]
         trimmed = robust.trimmed_mean(mixed[matrix.ranks], matrix.trim)
         return float(np.linalg.norm(trimmed - mixed.mean(axis=0, dtype=np.float64)))
-    return algorithms.mean_drift(matrix.toarray() if isinstance(matrix, Mean) else matrix, rows, columns)
+    if isinstance(matrix, Mean):
+        matrix = np.broadcast_to(matrix.weights, (len(rows), len(rows)))  # without the memory of a matrix
+    return algorithms.mean_drift(matrix, rows, columns)
 
 
 def combine(matrix: Matrix, rows: Rows, updated: Mapping[int, Row], columns: int, order: Order) -> float:

@@ -12,7 +12,7 @@ from conf import ConfigError, compose
 _MATRICES = "(mixing matrices"
 HUGE = {
     "workers=1000000000": "workers=1000000000 with topology=auto",
-    "workers=1000000000 strategy=all_reduce": "workers=1000000000 needs at least 83,000,000,175.0 GB of memory (graphs",
+    "workers=1000000000 strategy=all_reduce": "needs at least 104.0 GB of memory (numbers of the workers)",
     "workers=1000000000 strategy=fedbuff": f"needs at least 8,000,000,250.0 GB of memory {_MATRICES}",
     "workers=1000000000 strategy=over_selection partitioner=local": "GB are free: lower workers",
     "workers=300000 strategy=d_psgd topology=ring partitioner=local": "workers=300000 with topology=ring needs",
