@@ -20,6 +20,8 @@ from echelon.persistent.channel import Request
 from echelon.protocol.messages import CONFIG, ROSTER_QUERY, TrainInstructions
 from echelon.protocol.packing import PACKED, pack, unpack
 
+from .errors import check_takes, naming
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -130,9 +132,12 @@ def make_client_app(
 
     Raises
     ------
+    TypeError
+        For a function that cannot be called as above.
     ValueError
         For a secure-aggregation mod. Other values are checked where the worker is made.
     """
+    _check_functions(load_data, build_model, loss, metrics)
     for mod in mods or []:
         if ".secure_aggregation." in f"{getattr(mod, '__module__', '')}.":
             raise ValueError(
@@ -194,17 +199,35 @@ def _worker(
         _workers[key] = Worker(build_model, **{**options, **made, **_of_node(context)})
 
     def load() -> Any:
-        if len(inspect.signature(load_data).parameters) == 1:
-            return load_data(context)
+        if _takes_context(load_data):
+            with naming("load_data(context)"):
+                return load_data(context)
         if "num-partitions" not in context.node_config:
             raise KeyError(
                 "node-config must give num-partitions, the number of workers, to a load_data(rank, num_workers): start "
                 "the SuperNode with --node-config 'rank=0 num-partitions=3 ...'"
             )
-        return load_data(rank_of(context), int(context.node_config["num-partitions"]))
+        with naming("load_data(rank, num_workers)"):
+            return load_data(rank_of(context), int(context.node_config["num-partitions"]))
 
     _workers[key].hold(rank_of(context), load)
     return _workers[key]
+
+
+def _check_functions(load_data: Any, build_model: Any, loss: Any, metrics: Any) -> None:
+    if callable(load_data) and _takes_context(load_data):
+        check_takes(load_data, "load_data", "context")
+    else:
+        check_takes(load_data, "load_data", "rank", "num_workers")
+    check_takes(build_model, "build_model")
+    for name, function in (("loss", loss), ("metrics", metrics)):
+        if function is not None:
+            check_takes(function, name, "model", "batch")
+
+
+def _takes_context(load_data: Callable[..., Any]) -> bool:
+    names = list(inspect.signature(load_data).parameters)
+    return len(names) == 1 or names[:1] == ["context"]
 
 
 def _of_node(context: Context) -> dict[str, Any]:

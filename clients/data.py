@@ -9,14 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from .errors import UserCodeError, naming
+
 # A tensor, or tuples and dicts of such.
 Batch = Any
 
 _MOST_STREAMED = 1 << 24
-
-
-class DataError(ValueError):
-    """What ``load_data`` has returned cannot be trained on; the message says what came and what is wanted."""
 
 
 @runtime_checkable
@@ -40,7 +38,7 @@ class TensorData:
 
     Raises
     ------
-    DataError
+    UserCodeError
         If they have unequal numbers of rows.
 
     Examples
@@ -55,7 +53,7 @@ class TensorData:
         self.values = map_tensors(torch.as_tensor, values)
         lengths = [len(tensor) for tensor in _tensors(self.values)]
         if len(set(lengths)) != 1:
-            raise DataError(f"load_data must return values of the same length; got {', '.join(map(str, lengths))}")
+            raise UserCodeError(f"load_data must return values of the same length; got {', '.join(map(str, lengths))}")
         self._length = lengths[0]
 
     def __len__(self) -> int:
@@ -101,7 +99,7 @@ class HuggingFaceData:
         try:
             return {name: torch.as_tensor(values) for name, values in columns.items()}
         except (TypeError, ValueError):  # rows of unequal length, texts
-            raise DataError(
+            raise UserCodeError(
                 "load_data returns a Hugging Face dataset with columns that are no tensors of equal shape: map it to "
                 f"numbers, pad it, and keep those columns (set_format(columns=...)); it has {', '.join(columns)}"
             ) from None
@@ -169,7 +167,7 @@ def as_indexed(data: Any) -> IndexedData:
 
     Raises
     ------
-    DataError
+    UserCodeError
         If it is none of these, or has a (train, test) pair in it.
     """
     if hasattr(data, "column_names") and hasattr(data, "with_format") and hasattr(data, "__len__"):
@@ -188,7 +186,7 @@ def as_indexed(data: Any) -> IndexedData:
         return DatasetData(_read(data))
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str | bytes | Mapping):
         return DatasetData(data)
-    raise DataError(
+    raise UserCodeError(
         "load_data must return (inputs, labels), a dict of tensors, a dataset, a DataLoader, or an object with batch() "
         f"and len(); got {type(data).__name__}"
     )
@@ -197,8 +195,13 @@ def as_indexed(data: Any) -> IndexedData:
 def batches(data: IndexedData, pieces: Sequence[Tensor], generator: np.random.Generator) -> Iterator[Batch]:
     """Yield the mini-batches of the given samples, read ahead where the data can do that."""
     if isinstance(data, LoaderData):
-        return data.batches(pieces, generator)
-    return (data.batch(indices, generator) for indices in pieces)
+        read = data.batches(pieces, generator)
+    else:
+        read = (data.batch(indices, generator) for indices in pieces)
+    for _ in pieces:
+        with naming("reading the samples that load_data returns"):
+            batch = next(read)
+        yield batch
 
 
 def map_tensors(change: Callable[[Any], Any], batch: Batch) -> Batch:
@@ -226,7 +229,7 @@ def _tensors(batch: Batch) -> list[Tensor]:
 def _is_of_tensors(data: Sequence[Any]) -> bool:
     """Return whether a tuple, or a list of two, holds one row per sample in each place; refuse data sets in it."""
     if any(isinstance(part, DataLoader | Dataset) or hasattr(part, "column_names") for part in data):
-        raise DataError(
+        raise UserCodeError(
             f"load_data must return the data to train on; got {len(data)} values, the first a "
             f"{type(data[0]).__name__}, probably for training and testing: return that one"
         )
@@ -243,7 +246,7 @@ def _is_values(value: Any) -> bool:
 def _read(stream: Iterable[Any]) -> list[Any]:
     samples = list(islice(stream, _MOST_STREAMED))
     if len(samples) == _MOST_STREAMED:
-        raise DataError(
+        raise UserCodeError(
             f"load_data returns an iterable dataset of {_MOST_STREAMED} samples or more, which would not fit in "
             "memory: return a dataset with samples by index"
         )

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from echelon.core.layout import ModelParts, digest
 from echelon.protocol.messages import as_ndarray
 
+from .errors import UserCodeError, naming
+
 
 class FlatModel:
     """Wrap a module; its trainable parameters become views of ``parameters``, their gradients views of ``gradients``.
@@ -32,22 +34,28 @@ class FlatModel:
 
     Raises
     ------
-    ValueError
-        If there is no trainable parameter, or one is not float32.
+    UserCodeError
+        If there is no trainable parameter, or one is not float32 or has no shape yet.
     """
 
     def __init__(self, module: nn.Module, device: str = "cpu") -> None:
-        self.module = module.to(device)
+        with naming(f"moving build_model's model to {device}"):
+            self.module = module.to(device)
         self.device = device
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         for name, parameter in trainable.items():
+            if isinstance(parameter, nn.UninitializedParameter):
+                raise UserCodeError(
+                    f"build_model: {name} has no shape yet: pass a mini-batch through a model with lazy modules before "
+                    "returning it"
+                )
             if parameter.dtype != torch.float32:
-                raise ValueError(
+                raise UserCodeError(
                     f"build_model: trainable parameters must be float32; {name} is {parameter.dtype}: return "
                     "model.float(), or freeze it with requires_grad_(False)"
                 )
         if not trainable:
-            raise ValueError("build_model: the model has no trainable parameter, so there is nothing to train")
+            raise UserCodeError("build_model: the model has no trainable parameter, so there is nothing to train")
         size = sum(p.numel() for p in trainable.values())
         self.parameters = torch.empty(size, device=device)
         self.gradients = torch.zeros(size, device=device)

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .data import Batch, DataError, to_device
+from echelon.protocol.messages import NUM_EXAMPLES
+
+from .data import Batch, to_device
+from .errors import UserCodeError, naming
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 Metrics = Callable[[nn.Module, Batch], Mapping[str, Any]]
@@ -29,7 +32,7 @@ def cross_entropy(model: nn.Module, batch: Batch) -> Tensor:
 
     Raises
     ------
-    DataError
+    UserCodeError
         If the mini-batch is not such a pair.
     """
     inputs, labels = _pair(batch)
@@ -92,10 +95,11 @@ class Objective:
         ValueError
             If the loss is not one number that depends on the parameters.
         """
-        with self._autocast(device):
-            found = (self.loss or cross_entropy)(model, to_device(batch, device))
+        found = self._loss(model, to_device(batch, device), device)
         if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
-            raise ValueError(f"loss must return one number that depends on the model's parameters; got {_said(found)}")
+            raise UserCodeError(
+                f"loss must return one number that depends on the model's parameters; got {_said(found)}"
+            )
         return found * samples if self.reduction == "mean" else found
 
     def measure(self, model: nn.Module, batch: Batch, samples: int, device: str) -> dict[str, float]:
@@ -107,13 +111,28 @@ class Objective:
             If a metric is not one number.
         """
         there = to_device(batch, device)
-        metrics = self.metrics or (cross_entropy_and_accuracy if self.loss is None else None)
-        with self._autocast(device):
-            found = dict(metrics(model, there)) if metrics else {}
-            if "loss" not in found:
-                found = {"loss": (self.loss or cross_entropy)(model, there), **found}
+        found = self._metrics(model, there, device)
+        if "loss" not in found:
+            found = {"loss": self._loss(model, there, device), **found}
         weight = samples if self.reduction == "mean" else 1
         return {name: weight * _number(name, value) for name, value in found.items()}
+
+    def _loss(self, model: nn.Module, batch: Batch, device: str) -> Any:
+        what = "the default loss, cross_entropy(model(inputs), labels)," if self.loss is None else "loss(model, batch)"
+        with naming(what, batch), self._autocast(device):
+            return (self.loss or cross_entropy)(model, batch)
+
+    def _metrics(self, model: nn.Module, batch: Batch, device: str) -> dict[str, Any]:
+        metrics = self.metrics or (cross_entropy_and_accuracy if self.loss is None else None)
+        if metrics is None:
+            return {}
+        with naming("metrics(model, batch)", batch), self._autocast(device):
+            found = metrics(model, batch)
+        if not isinstance(found, Mapping):
+            raise UserCodeError(f"metrics must return numbers by name, as in {{'accuracy': 0.5}}; got {_said(found)}")
+        if NUM_EXAMPLES in found:
+            raise UserCodeError(f"metrics must not return {NUM_EXAMPLES}, which is the number of the worker's samples")
+        return dict(found)
 
     def _autocast(self, device: str) -> AbstractContextManager[Any]:
         return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.precision == "bf16")
@@ -122,7 +141,7 @@ class Objective:
 def _pair(batch: Batch) -> tuple[Any, Tensor]:
     if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[1], Tensor):
         kind = f"a dict with {', '.join(batch)}" if isinstance(batch, Mapping) else type(batch).__name__
-        raise DataError(
+        raise UserCodeError(
             f"load_data gives mini-batches of another kind than (inputs, labels): {kind}. Pass make_client_app a "
             "loss=..., a function of (model, batch)"
         )
@@ -143,4 +162,4 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value.detach() if isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError):
-        raise ValueError(f"metrics must return one number for {name}; got {_said(value)}") from None
+        raise UserCodeError(f"metrics must return one number for {name}; got {_said(value)}") from None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from echelon.protocol.messages import TrainInstructions
 
+from .errors import UserCodeError, naming
 from .model import FlatModel
 
 Factory = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -108,7 +109,10 @@ class Optimizer:
 
     def _make(self, parameter: Tensor, instructions: TrainInstructions) -> torch.optim.Optimizer:
         if not isinstance(self.choice, str):
-            made = self.choice([parameter])
+            with naming("optimizer(parameters)"):
+                made: Any = self.choice([parameter])
+            if not isinstance(made, torch.optim.Optimizer):
+                raise UserCodeError(f"optimizer must return a torch.optim.Optimizer; got {type(made).__name__}")
             for group in made.param_groups:
                 group["lr"] = group["lr"] * instructions.schedule
             return made

@@ -11,6 +11,7 @@ from echelon.core.clocks import Clock
 from echelon.protocol.messages import TrainInstructions
 
 from .data import IndexedData, batches
+from .errors import naming
 from .model import FlatModel
 from .objectives import Objective
 from .optimizers import Optimizer, Steps
@@ -94,7 +95,8 @@ def train(
                 if stopped:
                     break
                 loss = objective.total(model.module, next(upcoming), size, model.device)
-                loss.backward()  # type: ignore[no-untyped-call]
+                with naming("the gradient of loss(model, batch)"):
+                    loss.backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.item()
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)

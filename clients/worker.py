@@ -30,8 +30,9 @@ from echelon.protocol.messages import (
     as_ndarray,
 )
 
-from .data import DataError, IndexedData, as_indexed
+from .data import IndexedData, as_indexed, batches
 from .devices import resolve
+from .errors import UserCodeError, naming, of_worker
 from .fleet import Fleet
 from .model import FlatModel
 from .objectives import Objective
@@ -75,7 +76,7 @@ class Worker:
     ) -> None:
         self._data: dict[int, IndexedData] = {}
         self.device = resolve(device)
-        self.model = FlatModel(build_model(), self.device)
+        self.model = FlatModel(_module(build_model), self.device)
         self.fleet = fleet
         self.objective = objective or Objective()
         self.optimizer = optimizer or Optimizer()
@@ -85,10 +86,12 @@ class Worker:
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
         """Load the data of a worker, once per process; required before any request for its rank."""
         if rank not in self._data:
-            try:
-                self._data[rank] = as_indexed(load())
-            except DataError as error:
-                raise DataError(f"worker {rank}: {error}") from error
+            with of_worker(rank):
+                loaded = load()
+                with naming("reading what load_data returns"):
+                    data = as_indexed(loaded)
+                    len(data)  # may be the user's own
+                self._data[rank] = data
 
     def roster(self, rank: int, config: ConfigRecord, packs: bool = False) -> RecordDict:
         """Answer the handshake: rank, samples, speed (known in simulation, measured on a real device), and model.
@@ -113,7 +116,8 @@ class Worker:
         elif not entry.num_examples:
             return entry.to_content()  # nothing to measure with
         else:
-            speed = 1 / self._calibrate(rank, instructions)
+            with of_worker(rank):
+                speed = 1 / self._calibrate(rank, instructions)
         per_minibatch = instructions.minibatch_size / speed
         return replace(entry, samples_per_second=speed, seconds_per_minibatch=per_minibatch).to_content()
 
@@ -167,8 +171,8 @@ class Worker:
         unused = np.random.default_rng(0)
         sums: dict[str, float] = {}
         with seeded(0, self.device):
-            for indices in torch.split(shard, _EVALUATION_BATCH) if len(shard) else ():
-                batch = data.batch(indices, unused)
+            pieces = torch.split(shard, _EVALUATION_BATCH) if len(shard) else ()
+            for indices, batch in zip(pieces, batches(data, pieces, unused), strict=True):
                 for name, value in self.objective.measure(self.model.module, batch, len(indices), self.device).items():
                     sums[name] = sums.get(name, 0.0) + value
         means = {name: value / len(shard) for name, value in sums.items()}
@@ -238,6 +242,15 @@ class Worker:
         measure(indices[:size], probe, WallClock())
         probe = TrainInstructions(batch_size=len(indices) - size, minibatch_size=size, learning_rate=0.0)
         return measure(indices[size:], probe, WallClock(speed_limit=self.speed_limit)).seconds / probe.batch_size
+
+
+def _module(build_model: Callable[[], nn.Module]) -> nn.Module:
+    """Return the user's model."""
+    with naming("build_model()"):
+        module: Any = build_model()
+    if not isinstance(module, nn.Module):
+        raise UserCodeError(f"build_model must return a torch.nn.Module; got {type(module).__name__}")
+    return module
 
 
 def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:

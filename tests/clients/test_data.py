@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from clients.data import DataError, as_indexed, batches
+from clients.data import as_indexed, batches
+from clients.errors import UserCodeError
 
 X, Y = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])
 
@@ -74,7 +75,7 @@ def test_rows_are_contiguous_whatever_the_order_of_the_strides() -> None:
 
 @pytest.mark.parametrize("data", [None, 3, iter([]), "text", {}])
 def test_what_is_refused(data: Any) -> None:
-    with pytest.raises(DataError, match=r"load_data must return \(inputs, labels\), a dict of tensors, a dataset"):
+    with pytest.raises(UserCodeError, match=r"load_data must return \(inputs, labels\), a dict of tensors, a dataset"):
         as_indexed(data)
 
 
@@ -83,22 +84,22 @@ def test_what_is_refused(data: Any) -> None:
     [(DataLoader(TensorDataset(X, Y)),) * 2, (TensorDataset(X, Y), TensorDataset(X, Y)), [Stream(), Stream()]],
 )
 def test_data_for_training_and_testing(data: Any) -> None:
-    with pytest.raises(DataError, match="load_data must return the data to train on; got 2 values, the first a"):
+    with pytest.raises(UserCodeError, match="load_data must return the data to train on; got 2 values, the first a"):
         as_indexed(data)
 
 
 def test_columns_that_are_no_tensors() -> None:
     data = as_indexed(datasets.Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]}))
-    with pytest.raises(DataError, match="a Hugging Face dataset with columns that are no tensors of equal shape"):
+    with pytest.raises(UserCodeError, match="a Hugging Face dataset with columns that are no tensors of equal shape"):
         data.batch(torch.tensor([0, 1]), np.random.default_rng(0))
 
 
 def test_unequal_lengths() -> None:
-    with pytest.raises(DataError, match="load_data must return values of the same length; got 6, 5"):
+    with pytest.raises(UserCodeError, match="load_data must return values of the same length; got 6, 5"):
         as_indexed((X, Y[:5]))
 
 
 def test_a_stream_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.data._MOST_STREAMED", 5)
-    with pytest.raises(DataError, match="an iterable dataset of 5 samples or more, which would not fit in memory"):
+    with pytest.raises(UserCodeError, match="an iterable dataset of 5 samples or more, which would not fit in memory"):
         as_indexed(Stream())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from clients.data import DataError
+from clients.errors import UserCodeError
 from clients.objectives import Objective, cross_entropy, cross_entropy_and_accuracy
 from tests import tiny
 
@@ -44,7 +44,7 @@ class TestDefault:
     )
     def test_other_minibatches(self, batch: Any, kind: str) -> None:
         with pytest.raises(
-            DataError, match=rf"another kind than \(inputs, labels\): {kind}. Pass make_client_app a loss"
+            UserCodeError, match=rf"another kind than \(inputs, labels\): {kind}. Pass make_client_app a loss"
         ):
             cross_entropy(tiny.linear(), batch)
 
