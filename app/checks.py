@@ -90,11 +90,6 @@ def _check_optimizer(config: Config, deployed: bool) -> None:
             "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
             "use engine=inline or optimizer.state=server"
         )
-    if isinstance(config.work, groups.NonBlocking) and config.work.estimator != "nominal" and optimizer.name != "sgd":
-        raise ConfigError(
-            f"work.estimator={config.work.estimator} needs optimizer.name=sgd, whose step is as large as the gradient; "
-            f"got {optimizer.name}"
-        )
     if isinstance(config.strategy, groups.Decentralised) and config.strategy.momentum_mixing == "mixed":
         for name, needed in (("name", "sgd"), ("state", "server")):
             if (value := getattr(optimizer, name)) != needed:
@@ -105,6 +100,7 @@ def _check_strategy(config: Config) -> None:
     """Build the strategy and lay out its graphs for shards of equal size."""
     try:
         built = strategy.build(config, Options(held_out_loss=lambda arrays: 0.0))
+        built.check_optimizer(config.optimizer.name)
         built.lay_out(config.workers, np.ones(config.workers, dtype=np.int64))
     except ValueError as error:
         names_its_key = re.split(r"[.=\s]", str(error))[0] in {field.name for field in fields(Config)}

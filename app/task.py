@@ -13,8 +13,8 @@ from tasks import Task
 
 def load_task(config: Config, root: str | None) -> Task:
     """Return a configuration's task, loaded once per process from ``root``."""
-    task = config.task
-    return _task(task.name, root, task.download, task.augment, task.train_limit, task.test_limit)
+    keys = {name: value for name, value in vars(config.task).items() if name not in ("name", "root")}
+    return _task(config.task.name, root, **keys)
 
 
 def build_model(config: Config) -> nn.Module:
@@ -40,6 +40,5 @@ class TaskData:
 
 
 @cache
-def _task(name: str, root: str | None, *options: Any) -> Task:
-    download, augment, train_limit, test_limit = options
-    return tasks.load(name, root, download=download, augment=augment, train_limit=train_limit, test_limit=test_limit)
+def _task(name: str, root: str | None, **keys: Any) -> Task:
+    return tasks.load(name, root, **keys)

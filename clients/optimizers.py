@@ -77,6 +77,13 @@ class Optimizer:
         return self.choice == "sgd"
 
     @cached_property
+    def name(self) -> str:
+        """The name, or that of the class of what the function returns."""
+        if isinstance(self.choice, str):
+            return self.choice
+        return type(self._make(torch.zeros(1, requires_grad=True), TrainInstructions())).__name__
+
+    @cached_property
     def slots(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the state: vectors as long as the parameters, and single numbers.
 

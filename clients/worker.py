@@ -182,7 +182,8 @@ class Worker:
         """Return what the model is made of, and which state of the optimiser travels with it."""
         travels, is_sgd = self.optimizer.state == "server", self.optimizer.is_sgd
         vectors, numbers = self.optimizer.slots if travels and not is_sgd else ((), ())
-        return replace(self.model.parts, momentum=travels and is_sgd, vectors=vectors, numbers=numbers)
+        momentum, name = travels and is_sgd, self.optimizer.name
+        return replace(self.model.parts, momentum=momentum, vectors=vectors, numbers=numbers, optimizer=name)
 
     def _saved(self, rank: int, content: RecordDict) -> State:
         """Return the optimiser's state from which a round goes on."""

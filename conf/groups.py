@@ -10,11 +10,24 @@ class Task:
     """Data set."""
 
     name: str = key("data set")
-    root: str | None = key("data folder or .npz file; null = `data` in the working directory")
+    root: str | None = key(
+        "data folder, .npz file, or for hf the name of a data set; null = `data` in the working directory"
+    )
     download: bool = key("let torchvision download missing data to `task.root`")
     augment: bool = key("augment training mini-batches, if the task defines an augmentation")
     train_limit: int | None = key("maximum number of training samples, balanced over the classes", "[1, inf)")
     test_limit: int | None = key("maximum number of test samples, balanced over the classes", "[1, inf)")
+
+
+@schema
+class HuggingFace(Task):
+    """A Hugging Face dataset of images or signals."""
+
+    inputs: str | None = key("column of the samples; null = the only column of images or arrays")
+    label: str | None = key("column of the classes; null = `label`, or the only column of class labels")
+    group: str | None = key("column of the samples' groups (patients, writers, sites)")
+    train_split: str = key("split to train on")
+    test_split: str = key("split to test on")
 
 
 @schema

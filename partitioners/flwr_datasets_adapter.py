@@ -8,7 +8,7 @@ import numpy.typing as npt
 from .base import IntArray, Partitioner
 
 try:
-    from flwr_datasets import partitioner as flower  # type: ignore[import-untyped]
+    from flwr_datasets import partitioner as flower
 except ImportError as error:
     raise ImportError('Flower Datasets is not installed: pip install "flwr-echelon[datasets]"') from error
 

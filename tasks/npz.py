@@ -5,7 +5,7 @@ from pathlib import Path
 from .augment import crop_and_flip
 from .base import DataNotFound, Scaling, Split, Task
 from .models import MODELS
-from .sources import read_npz
+from .sources import Arrays, read_npz
 
 
 def read(root: Path, download: bool) -> Task:
@@ -17,16 +17,20 @@ def read(root: Path, download: bool) -> Task:
         raise DataNotFound(
             f"task.root must name the .npz file of task npz (layout: docs/tasks.md); no such file: {root}"
         )
-    arrays = read_npz(root)
+    return as_task("npz", read_npz(root), root, "x_train")
+
+
+def as_task(name: str, arrays: Arrays, root: Path, x_train: str) -> Task:
+    """Return the task of a user's arrays; `x_train` is what an error calls the training samples."""
     x = arrays.train.x
     images = x.ndim == 4
     low, high = (0.0, 255.0) if images else (float(x.min()), float(x.max()))
     if low == high:
-        raise ValueError(f"task.root: {root}: x_train must not be constant; got {low} everywhere")
+        raise ValueError(f"task.root: {root}: {x_train} must not be constant; got {low} everywhere")
     scaling = Scaling.fit(x, low, high)
     train, test = (Split(part.x, part.y, scaling, part.groups) for part in (arrays.train, arrays.test))
     return Task(
-        name="npz",
+        name=name,
         train=train,
         test=test,
         class_names=arrays.classes,

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from . import cifar10, cifar100, digits, fashion_mnist, mitbih, npz
+from . import cifar10, cifar100, digits, fashion_mnist, hf, mitbih, npz
 from .base import Shape, Task
 from .limits import limited
 
@@ -16,14 +16,14 @@ class Row(NamedTuple):
     Attributes
     ----------
     read : callable
-        `read(root, download) -> Task` with all samples.
+        `read(root, download, **options) -> Task` with all samples; `options` are the task's own keys.
     shape : Shape or None
         Required shape of the data; None if any shape is allowed.
     on_disk : bool
         Whether the data is read from `root`.
     """
 
-    read: Callable[[Path, bool], Task]
+    read: Callable[..., Task]
     shape: Shape | None
     on_disk: bool = True
 
@@ -35,6 +35,7 @@ REGISTRY: dict[str, Row] = {
     "cifar100": Row(cifar100.read, Shape((3, 32, 32), 100)),
     "mitbih": Row(mitbih.read, Shape((1, 128), 4)),
     "npz": Row(npz.read, None),
+    "hf": Row(hf.read, None),
 }
 
 
@@ -46,6 +47,7 @@ def load(
     augment: bool = False,
     train_limit: int | None = None,
     test_limit: int | None = None,
+    **options: Any,
 ) -> Task:
     """Load a task into memory.
 
@@ -61,6 +63,8 @@ def load(
         Augment training mini-batches.
     train_limit, test_limit : int, optional
         Maximum number of samples, balanced over the classes (see `tasks.limits.limited`).
+    **options
+        Further keys of the task (see `tasks.hf.read`).
 
     Returns
     -------
@@ -76,7 +80,7 @@ def load(
     if name not in REGISTRY:
         raise ValueError(f"task must be one of {', '.join(REGISTRY)}; got {name}")
     row = REGISTRY[name]
-    task = row.read(Path("data" if root is None else root).expanduser(), download)
+    task = row.read(Path("data" if root is None else root).expanduser(), download, **options)
     actual = Shape(task.input_shape, task.num_classes)
     if row.shape is not None and actual != row.shape:
         raise ValueError(f"task.root must contain data of {_words(row.shape)} for task {name}; got {_words(actual)}")

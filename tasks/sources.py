@@ -1,6 +1,7 @@
 """Sources of arrays: an .npz file (any task), or torchvision's layout (tasks that torchvision supports)."""
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from torch import Tensor
 from echelon.core import npz
 
 from .base import DataNotFound
+
+AnyArray = NDArray[Any]
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test", "classes")
 _OPTIONAL = ("record_train", "record_test")
@@ -62,14 +65,42 @@ def read_npz(path: Path) -> Arrays:
     count = arrays["classes"].size
     _require(2 <= count <= _MAX_CLASSES, path, f"classes must name 2 to {_MAX_CLASSES} classes", f"{count}")
     classes = tuple(str(entry) for entry in arrays["classes"].ravel())
-    train, test = (_samples(arrays, split, len(classes), path) for split in ("train", "test"))
+    splits = [
+        (arrays[f"x_{split}"], arrays[f"y_{split}"], arrays.get(f"record_{split}")) for split in ("train", "test")
+    ]
+    names = [(f"x_{split}", f"y_{split}", f"record_{split}") for split in ("train", "test")]
+    return checked(splits, names, classes, path)
+
+
+def checked(
+    splits: Sequence[tuple[AnyArray, AnyArray, AnyArray | None]],
+    names: Sequence[tuple[str, str, str]],
+    classes: tuple[str, ...],
+    path: Path,
+) -> Arrays:
+    """Check the arrays of the two splits and return them in their stored type.
+
+    Parameters
+    ----------
+    splits : sequence of 2 tuples
+        Samples, class numbers and groups (or None) for training and for testing, as in `read_npz`.
+    names : sequence of 2 tuples
+        What to call them in an error.
+    classes : tuple of str
+        Names of the classes.
+    path : Path
+        Where they are from.
+
+    Raises
+    ------
+    ValueError
+        If the content is invalid, with one line that names the file and the array.
+    """
+    train, test = (_samples(*split, called, len(classes), path) for split, called in zip(splits, names, strict=True))
+    (of_train, _, _), (of_test, _, _) = splits
     same = train.x.shape[1:] == test.x.shape[1:] and train.x.dtype == test.x.dtype
-    _require(
-        same,
-        path,
-        "x_test must have the sample shape and type of x_train",
-        f"{_look(arrays['x_test'])} and {_look(arrays['x_train'])}",
-    )
+    rule = f"{names[1][0]} must have the sample shape and type of {names[0][0]}"
+    _require(same, path, rule, f"{_look(of_test)} and {_look(of_train)}")
     return Arrays(train, test, classes)
 
 
@@ -101,23 +132,24 @@ def _from_torchvision(dataset: Any) -> Samples:
     return Samples(x if x.ndim == 4 else x.unsqueeze(-1), torch.as_tensor(dataset.targets).long())
 
 
-def _samples(arrays: dict[str, NDArray[Any]], split: str, num_classes: int, path: Path) -> Samples:
-    x, y, record = arrays[f"x_{split}"], arrays[f"y_{split}"], arrays.get(f"record_{split}")
+def _samples(
+    x: AnyArray, y: AnyArray, record: AnyArray | None, names: tuple[str, str, str], num_classes: int, path: Path
+) -> Samples:
     grey_or_colour = x.ndim == 3 or (x.ndim == 4 and 1 <= x.shape[3] <= 4)
     if x.dtype == np.uint8 and grey_or_colour and x.size:
         stored = torch.from_numpy(x)
     elif x.dtype.kind == "f" and x.ndim == 2 and x.size:
         stored = torch.from_numpy(x.astype(np.float32, copy=False))
-        _require(bool(stored.isfinite().all()), path, f"x_{split} must be finite", "NaN or infinity")
+        _require(bool(stored.isfinite().all()), path, f"{names[0]} must be finite", "NaN or infinity")
     else:
         allowed = "non-empty (n, h, w) or (n, h, w, 1 to 4) uint8, or (n, l) floating point"
-        raise ValueError(f"task.root: {path}: x_{split} must be {allowed}; got {_look(x)}")
-    for key, values in ((f"y_{split}", y), (f"record_{split}", record)):
+        raise ValueError(f"task.root: {path}: {names[0]} must be {allowed}; got {_look(x)}")
+    for key, values in ((names[1], y), (names[2], record)):
         if values is not None:
             fits = values.dtype.kind in "iu" and values.shape == x.shape[:1]
             _require(fits, path, f"{key} must be ({len(x)},) integers", _look(values))
     in_range = y.min() >= 0 and y.max() < num_classes
-    _require(in_range, path, f"y_{split} must lie in 0..{num_classes - 1}", f"{y.min()}..{y.max()}")
+    _require(in_range, path, f"{names[1]} must lie in 0..{num_classes - 1}", f"{y.min()}..{y.max()}")
     groups = None if record is None else torch.from_numpy(record.astype(np.int64))
     channels_last = stored if stored.ndim == 4 else stored.unsqueeze(-1)
     return Samples(channels_last, torch.from_numpy(y.astype(np.int64)), groups)
@@ -128,5 +160,5 @@ def _require(condition: bool, path: Path, rule: str, got: str) -> None:
         raise ValueError(f"task.root: {path}: {rule}; got {got}")
 
 
-def _look(array: NDArray[Any]) -> str:
+def _look(array: AnyArray) -> str:
     return f"{array.shape} {array.dtype}"

@@ -34,6 +34,8 @@ class ModelParts:
         Whether SGD's momentum buffer, if there is momentum, travels with the row.
     vectors, numbers : tuple of str
         State of another optimiser that travels with the row: vectors over the parameters, and single numbers.
+    optimizer : str
+        Name of the workers' optimiser, or of its class.
     """
 
     trainable: tuple[str, ...]
@@ -43,6 +45,7 @@ class ModelParts:
     momentum: bool = True
     vectors: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    optimizer: str = "sgd"
 
     @classmethod
     def guess(cls, values: Values) -> "ModelParts":
@@ -55,11 +58,13 @@ class ModelParts:
 
     def difference(self, agreed: "ModelParts") -> str:
         """Return how a worker's model differs from the others', to follow the words "its model"."""
+        if self.optimizer != agreed.optimizer:
+            return f"is trained with {self.optimizer} instead of {agreed.optimizer}"
         for kind in ("trainable", "buffers", "vectors", "numbers"):
             mine, theirs = set(getattr(self, kind)), set(getattr(agreed, kind))
             if odd := sorted(mine ^ theirs):
                 return f"{'has' if odd[0] in mine else 'lacks'} {odd[0]} among its {kind} values"
-        return "has other tied or frozen parameters, or another optimiser, than the others'"
+        return "has other tied or frozen parameters, or another optimizer.state, than the others'"
 
 
 class Layout:

@@ -144,6 +144,20 @@ class Strategy(ABC):
         """
         self.num_workers = num_workers
 
+    def check_optimizer(self, name: str) -> None:
+        """Check that the workers' optimiser goes with this strategy.
+
+        Raises
+        ------
+        ValueError
+            If partial results are weighed, which a step that is not as large as the gradient does not allow.
+        """
+        if self.work.estimator != "nominal" and name.lower() != "sgd":
+            raise ValueError(
+                f"work.estimator={self.work.estimator} needs optimizer.name=sgd, whose step is as large as the "
+                f"gradient; got {name}"
+            )
+
     @abstractmethod
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         """Return how the models are combined at the end of a round."""

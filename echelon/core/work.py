@@ -32,6 +32,10 @@ class WorkPolicy(Protocol):
         """Mini-batches that a worker finishes whatever the budget."""
 
     @property
+    def estimator(self) -> str:
+        """What a partial result is worth."""
+
+    @property
     def ema(self) -> float:
         """Weight of the newest round in the estimate of a worker's speed."""
 
@@ -70,6 +74,7 @@ class FullBatch:
     ema: float = 0.5
 
     min_minibatches = 0
+    estimator = "nominal"
 
     def __post_init__(self) -> None:
         _check_sizes(self.local_steps, self.batch_size, self.minibatch_size, self.ema)

@@ -179,7 +179,8 @@ class RosterEntry:
 def _parts_to_config(parts: ModelParts) -> ConfigRecord:
     lists = {name: [*getattr(parts, name)] for name in _PART_LISTS}
     tied = [name for pair in parts.tied.items() for name in pair]
-    return ConfigRecord({**lists, "tied": tied, "frozen": parts.frozen, "momentum": parts.momentum})
+    single = {name: getattr(parts, name) for name in ("frozen", "momentum", "optimizer")}
+    return ConfigRecord({**lists, "tied": tied, **single})
 
 
 def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
@@ -193,7 +194,8 @@ def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
     tied = lists.pop("tied")
     pairs = dict(zip(tied[::2], tied[1::2], strict=True))
     named: dict[str, Any] = {name: tuple(names) for name, names in lists.items()}
-    return ModelParts(**named, tied=pairs, frozen=str(config["frozen"]), momentum=bool(config["momentum"]))
+    named |= {name: str(config[name]) for name in ("frozen", "optimizer")}
+    return ModelParts(**named, tied=pairs, momentum=bool(config["momentum"]))
 
 
 def as_ndarray(array: Array) -> NDArray[Any]:

@@ -268,9 +268,9 @@ class FlowerStrategy(Strategy, FlowerBase):
         self._session = session = open_session(
             grid, arrays, config, self._options, work=self.work, sgd=self.sgd, seed=self.seed, fold_late=self.fold_late
         )
+        self.check_optimizer(session.roster.parts.optimizer if session.roster.parts else "sgd")
         if self.average_momentum:
-            bounded = self.robust or self._options.get("norm_limit") is None
-            check_averaged_optimizer(session.layout, bounded=bounded)
+            check_averaged_optimizer(session.layout, bounded=self.robust or self._options.get("norm_limit") is None)
         self.lay_out(len(session.roster), session.shard_sizes)
         return session
 

@@ -1,14 +1,23 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
 import pytest
 import torch
+from flwr_datasets import FederatedDataset
+from torch.nn import functional
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from clients import make_client_app
 from clients.data import as_indexed, batches
 from clients.errors import UserCodeError
+from echelon.engines.inline import InlineGrid
+from partitioners import StratifiedPartitioner
+from partitioners.flwr_datasets_adapter import FlowerDatasetsPartitioner
+from strategies import SGD, AllReduce
+from tests import tiny
 
 X, Y = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 0, 1, 0, 1])
 
@@ -103,3 +112,28 @@ def test_a_stream_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.data._MOST_STREAMED", 5)
     with pytest.raises(UserCodeError, match="an iterable dataset of 5 samples or more, which would not fit in memory"):
         as_indexed(Stream())
+
+
+def test_partitions_of_flower_datasets_train(tmp_path: Path) -> None:
+    """A FederatedDataset read from a folder, divided by one of our partitioners."""
+    x, y = tiny.data(40)
+    rows = {"x": x.tolist(), "label": y.tolist()}
+    (tmp_path / "data").mkdir()
+    datasets.Dataset.from_dict(rows).to_parquet(tmp_path / "data" / "train.parquet")
+    by_ratio = FlowerDatasetsPartitioner(StratifiedPartitioner(), [3, 1], partition_by="label")
+    federated = FederatedDataset(
+        dataset=str(tmp_path / "data"), partitioners={"train": by_ratio}, cache_dir=str(tmp_path / "cache")
+    )
+    app = make_client_app(
+        lambda rank, n: federated.load_partition(rank),
+        tiny.linear,
+        loss=lambda model, batch: functional.cross_entropy(model(batch["x"]), batch["label"]),
+        reduction="mean",
+        device="cpu",
+        fleet=tiny.fleet(1.0),
+    )
+    losses: list[float] = []
+    strategy = AllReduce(sgd=SGD(0.1), on_round=[lambda record, state: losses.append(record["train_loss"])])
+    strategy.start(InlineGrid(app, 2), tiny.arrays(), 10)
+    assert strategy.session.shard_sizes.tolist() == pytest.approx([30, 10], abs=2)
+    assert losses[-1] < losses[0]

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("flwr_datasets", reason="needs the extra datasets")
 
 from datasets import Array2D, Dataset, Features, Image, Value
-from flwr_datasets.partitioner import Partitioner  # type: ignore[import-untyped]
+from flwr_datasets.partitioner import Partitioner
 
 from partitioners import StratifiedPartitioner, SubmodularPartitioner
 from partitioners.flwr_datasets_adapter import FlowerDatasetsPartitioner

@@ -320,6 +320,15 @@ def test_mixed_momentum_on_the_complete_graph_is_synchronous_sgd() -> None:
     assert mixed.column("peer_bytes") == [[2 * sent for sent in row] for row in local.column("peer_bytes")]
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", lambda parameters: torch.optim.AdamW(parameters)])
+def test_partial_results_are_weighed_for_sgd_only(optimizer: Any) -> None:
+    work = NonBlocking(batch_size=16, minibatch_size=4, estimator="expected")
+    with pytest.raises(ValueError, match=r"work.estimator=expected needs optimizer.name=sgd, .*; got (adamw|AdamW)"):
+        tiny.run(partial(DPSGD, "ring"), on=InlineGrid(tiny.app(optimizer=optimizer), 4), work=work)
+    sgd = tiny.app(optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    tiny.run(partial(DPSGD, "ring"), on=InlineGrid(sgd, 4), work=work)
+
+
 def test_mixed_momentum_must_travel() -> None:
     grid = tiny.app(optimizer="adamw")
     with pytest.raises(ValueError, match=r"momentum_mixing=mixed needs optimizer\.name=sgd"):

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from tasks import REGISTRY, Shape
 
@@ -43,10 +45,27 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def task_root(write: Callable[..., Path]) -> Callable[[str], Path]:
+def task_root(write: Callable[..., Path], tmp_path: Path) -> Callable[[str], Path]:
     """Return a function that writes tiny data for a task and returns its root."""
 
     def make(name: str) -> Path:
-        return write(tiny_arrays(REGISTRY[name].shape or OWN_IMAGES), name)
+        arrays = tiny_arrays(REGISTRY[name].shape or OWN_IMAGES)
+        return hugging_face(arrays, tmp_path / name) if name == "hf" else write(arrays, name)
 
     return make
+
+
+def hugging_face(arrays: Arrays, folder: Path) -> Path:
+    """Write images as a Hugging Face dataset; return its folder."""
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=arrays["classes"].tolist())}
+    )
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {"image": [Image.fromarray(x) for x in arrays[f"x_{split}"]], "label": arrays[f"y_{split}"].tolist()},
+            features=features,
+        )
+        for split in ("train", "test")
+    }
+    datasets.DatasetDict(splits).save_to_disk(folder)
+    return folder
