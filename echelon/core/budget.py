@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from echelon.core.clocks import WallClock
 
@@ -48,26 +48,20 @@ class Budget:
         self._samples = self._minibatches = 0
         self._stopped = False
 
-    def minibatches(self, loader: Iterable[T]) -> Iterator[T]:
-        """Yield mini-batches until the round's target is reached or the next one would not end within the budget.
+    def minibatches(self, loader: Iterable[T]) -> "Minibatches[T]":
+        """Return the mini-batches up to the round's target, or up to the last that ends within the budget.
 
         Parameters
         ----------
         loader : iterable
             Of mini-batches, with as many samples as the first tensor in each has rows. It starts again when it ends,
             until the target is reached; without a target it is passed over once.
-
-        Yields
-        ------
-        object
-            The loader's mini-batches.
-
-        Raises
-        ------
-        ValueError
-            If the loader is empty.
         """
-        self._clock = WallClock(self._per_sample)
+        return Minibatches(loader, self._hand_out)
+
+    def _hand_out(self, loader: Iterable[T]) -> Iterator[T]:
+        if not self._minibatches:
+            self._clock = WallClock(self._per_sample)
         while True:
             before = self._minibatches
             for batch in loader:
@@ -105,6 +99,44 @@ class Budget:
         may_stop = self._minibatches >= self._least
         self._stopped = may_stop and (not self._clock.fits(size, self._seconds) or self._is_over())
         return not self._stopped
+
+
+class Minibatches(Generic[T]):
+    """A round's mini-batches, in place of the loader in a training loop.
+
+    A loop of several epochs passes over them again: nothing is left then if the round has a target.
+
+    Parameters
+    ----------
+    loader : iterable
+        Of mini-batches.
+    hand_out : callable
+        (loader) -> iterator over those that the budget allows.
+    """
+
+    def __init__(self, loader: Iterable[T], hand_out: Callable[[Iterable[T]], Iterator[T]]) -> None:
+        self._loader, self._hand_out = loader, hand_out
+        self._length = 0
+
+    def __iter__(self) -> Iterator[T]:
+        """Yield mini-batches.
+
+        Raises
+        ------
+        ValueError
+            If the loader is empty.
+        """
+        count = 0
+        for batch in self._hand_out(self._loader):
+            count += 1
+            yield batch
+        self._length = count or self._length
+
+    def __len__(self) -> int:
+        """Return the mini-batches of the last pass that had any; before it, those of the loader."""
+        if self._length or not isinstance(self._loader, Sized):
+            return self._length
+        return len(self._loader)
 
 
 def num_samples(batch: Any) -> int:

@@ -48,6 +48,27 @@ def test_it_goes_on_until_the_target(time: Time, target: int, minibatches: int, 
     }
 
 
+def test_it_takes_the_place_of_the_loader(time: Time) -> None:
+    """A loop of several epochs that divides by the length of what it passes over."""
+    budget = Budget({"target_samples": 20})
+    batches = budget.minibatches(LOADER)
+    assert len(batches) == 3
+    seen = [[batch.tolist() for batch in batches] for _ in range(2)]
+    assert [len(each) for each in seen] == [5, 0]
+    assert len(batches) == 5
+    assert budget.report()["samples"] == 20
+
+
+def test_without_a_target_every_epoch_is_a_pass(time: Time) -> None:
+    budget = Budget({})
+    batches = budget.minibatches(LOADER)
+    for _ in range(2):
+        for batch in batches:
+            time.train(batch)
+    assert len(batches) == 3
+    assert budget.report() == {"samples": 24, "minibatches": 6, "seconds": 24, "dropped_seconds": 0.0}
+
+
 def test_samples_beyond_the_target_are_not_reported(time: Time) -> None:
     assert run(time, target_samples=6)[0].report()["samples"] == 6
 
