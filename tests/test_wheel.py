@@ -1,5 +1,6 @@
 """The wheel in an environment of its own, beside a user's modules of the same names as the checkout's folders."""
 
+import ast
 import difflib
 import os
 import re
@@ -131,6 +132,79 @@ def test_peers_take_five_lines() -> None:
     plain = [line for line in _lines("train_ddp.py") if "DistributedDataParallel" not in line]
     added = [line[2:] for line in difflib.ndiff(plain, _lines("train_peer.py")) if line.startswith("+ ")]
     assert len([line for line in added if line.strip()]) == 5
+
+
+# Five rounds of examples/flower_app; a mini-batch takes 1 s at two nodes and 4 s at the third, by a clock of its own.
+RUN_APP = """
+import sys
+sys.path.insert(0, "FOLDER")
+from flwr.app import Context, RecordDict
+import echelon.core.clocks
+from echelon.engines.inline import InlineGrid
+from digits_app import client_app, server_app
+
+now, minibatches = [0.0], [[], [], []]
+echelon.core.clocks.time.perf_counter = lambda: now[0]
+
+class Counted:
+    def __init__(self, loader, rank):
+        self.loader, self.rank, self.dataset = loader, rank, loader.dataset
+    def __len__(self):
+        return len(self.loader)
+    def __iter__(self):
+        minibatches[self.rank].append(0)
+        for batch in self.loader:
+            yield batch
+            now[0] += 4.0 if self.rank == 2 else 1.0
+            minibatches[self.rank][-1] += 1
+
+load_data = client_app.load_data
+def counted(rank, *others):
+    train, test = load_data(rank, *others)
+    return Counted(train, rank), test
+
+client_app.load_data = counted
+config = {"num-server-rounds": 5, "local-epochs": 1, "batch-size": 16, "learning-rate": 0.1}
+grid = InlineGrid(client_app.app, 3, config)
+server_app.app(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config=config))
+print(minibatches)
+"""
+
+
+def _changed(files: dict[str, str]) -> dict[str, str]:
+    """Return files with the difference that docs/client.md shows taken back."""
+    text = (ROOT / "docs/client.md").read_text(encoding="utf-8")
+    (diff,) = re.findall(r"```diff\n(.*?)```", text, flags=re.DOTALL)
+    plain = dict(files)
+    for name, changes in re.findall(r"^--- (\S+)\n(.*?)(?=^---|\Z)", diff, flags=re.DOTALL | re.MULTILINE):
+        for hunk in changes.split("@@\n")[1:]:
+            lines = hunk.splitlines()
+            before, after = ("".join(f"{line[1:]}\n" for line in lines if line[0] in kept) for kept in (" -", " +"))
+            assert plain[name].count(after) == 1, hunk
+            plain[name] = plain[name].replace(after, before)
+    return plain
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_the_flower_app_is_a_plain_one_but_for_the_lines_in_the_docs(installed: Installed, is_plain: bool) -> None:
+    """Without them it runs under FedAvg and knows nothing of Echelon; with them, it does not wait for a slow node."""
+    folder = ROOT / "examples" / "flower_app"
+    files = {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    plain = _changed(files)
+    assert "echelon" not in "".join(plain.values()).lower()
+    for name, text in (plain if is_plain else files).items():
+        path = installed.user / f"plain_{is_plain}" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    done = installed.run(RUN_APP.replace("FOLDER", f"plain_{is_plain}"))
+    assert done.returncode == 0, done.stderr
+    minibatches = ast.literal_eval(done.stdout.splitlines()[-1])
+    whole_pass = 30
+    if is_plain:
+        assert minibatches == [[whole_pass] * 5] * 3
+    else:
+        assert minibatches == [[20, 20, 20, 20, 20]] * 2 + [[20, 5, 5, 5, 5]]
+        assert "round 5: accuracy 0." in done.stdout
 
 
 @pytest.mark.deployment
