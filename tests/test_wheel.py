@@ -223,3 +223,15 @@ def test_the_examples_run_under_torchrun(installed: Installed) -> None:
         accuracies = [float(value) for value in re.findall(r"worker [01]: test accuracy ([\d.]+)", said)]
         assert len(accuracies) == 2
         assert min(accuracies) > 0.85
+
+
+def test_adapters_alone_travel(installed: Installed) -> None:
+    """examples/lora_adapters.py: nothing travels but the adapters and the headers of their arrays."""
+    done = installed.run((ROOT / "examples" / "lora_adapters.py").read_text(encoding="utf-8"))
+    assert done.returncode == 0, done.stderr
+    size, whole = map(float, re.findall(r"([\d.]+) MB", done.stdout)[:2])
+    sent = {float(number) for number in re.findall(r"([\d.]+) MB each", done.stdout)}
+    assert size <= min(sent)
+    assert max(sent) < size + 0.004 < whole / 4
+    assert "mini-batches [8, 8, 4, 2]" in done.stdout
+    assert float(done.stdout.split()[-1]) > 0.75

@@ -1,5 +1,6 @@
 """Models, data and losses of many kinds, each in one row of a table; enrols them in the contract of test_any_model."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +141,15 @@ def before_norm() -> nn.Module:
     return nn.Linear(FEATURES, 4, bias=False)
 
 
+def with_lora() -> nn.Module:
+    """Return a perceptron with adapters of peft and a head that is trained as a whole."""
+    from peft import LoraConfig, get_peft_model  # here, because it takes seconds to import
+
+    module = nn.Sequential(OrderedDict(first=nn.Linear(FEATURES, 4), act=nn.Tanh(), head=nn.Linear(4, CLASSES)))
+    adapted: nn.Module = get_peft_model(module, LoraConfig(r=2, target_modules=["first"], modules_to_save=["head"]))
+    return adapted
+
+
 def tokens() -> Tensor:
     return torch.randint(0, 5, (SAMPLES, 7), generator=torch.Generator().manual_seed(6))
 
@@ -158,6 +168,7 @@ CASES = {
     "buffers": Case(Buffers),
     "frozen base": Case(lambda: Adapted(torch.float32)),
     "bf16 base": Case(lambda: Adapted(torch.bfloat16)),
+    "lora": Case(with_lora),
     "lstm": Case(Recurrent),
     "group norm": Case(lambda: nn.Sequential(before_norm(), nn.GroupNorm(1, 4), nn.Linear(4, CLASSES))),
     "batch norm": Case(lambda: nn.Sequential(before_norm(), nn.BatchNorm1d(4), nn.Linear(4, CLASSES))),
