@@ -124,6 +124,13 @@ def test_the_flower_app_of_the_benchmark_can_be_imported(installed: Installed, m
     assert done.returncode == 0, done.stderr
 
 
+def test_the_command(installed: Installed) -> None:
+    text = zipfile.ZipFile(installed.wheel).read("flwr_echelon-0.1.0.dist-info/entry_points.txt").decode()
+    assert "echelon = echelon.__main__:main" in text
+    done = installed.run("from echelon.__main__ import main; main(['versions'])")
+    assert done.stdout.startswith("python 3."), done.stderr
+
+
 def _lines(name: str) -> list[str]:
     return (ROOT / "examples" / name).read_text(encoding="utf-8").splitlines()[1:]  # without the docstring
 

@@ -1,4 +1,4 @@
-"""`python -m echelon.reports`: show one run or compare several."""
+"""`echelon report`: show one run or compare several."""
 
 import argparse
 import sys
@@ -23,9 +23,9 @@ class _Parser(argparse.ArgumentParser):
         self.exit(_BAD_INPUT, f"{self.prog}: {message}\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 after one line on stderr for invalid input."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m echelon.reports") -> int:
+    """Run the command line, called ``prog``; return 0, or 2 after one line on stderr for invalid input."""
+    options = _parser(prog).parse_args(arguments)
     try:
         if options.command == "show":
             show(options.run, as_csv=options.csv)
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             levels = _levels(options.loss, options.accuracy)
             compare_runs(options.runs, options.out, levels, options.baseline, as_csv=options.csv)
     except (RunFolderError, OSError) as error:
-        print(f"python -m echelon.reports: {printable(str(error))}", file=sys.stderr)
+        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
         return _BAD_INPUT
     return 0
 
@@ -133,8 +133,8 @@ def _levels(loss: float | None, accuracy: float | None) -> list[Level]:
     return [Level(name, value) for name, value in (("loss", loss), ("accuracy", accuracy)) if value is not None]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m echelon.reports", description="Show one run or compare several.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = _Parser(prog=prog, description="Show one run or compare several.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("show", help="print the result of a run and draw its figures")
     one.add_argument("run", help="run folder")

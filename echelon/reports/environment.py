@@ -38,6 +38,23 @@ def describe() -> dict[str, Any]:
     }
 
 
+def lines() -> list[str]:
+    """Return what a bug report needs of :func:`describe`, a line each."""
+    found = describe()
+    source = f", commit {found['git_commit']}" if found["git_commit"] else ""
+    modified = ", modified" if found["git_modified"] else ""
+    packages = {name: version or "not installed" for name, version in found["packages"].items()}
+    packages["flwr-echelon"] += source + modified
+    memory = "" if found["memory_bytes"] is None else f", {found['memory_bytes'] / 2**30:.0f} GiB"
+    return [
+        f"python {found['python']}",
+        *(f"{name} {version}" for name, version in packages.items()),
+        f"platform {found['platform']}",
+        f"processor {found['cpu'] or 'unknown'}, {found['cpu_count']} cores{memory}",
+        f"gpus {'; '.join(found['gpus']) or 'none'}",
+    ]
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -1,0 +1,28 @@
+"""The `echelon` command: `echelon report` shows and compares runs, `echelon versions` says what is installed."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from echelon.reports import __main__ as reports
+from echelon.reports import environment
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 2 after one line on stderr for invalid input."""
+    parser = argparse.ArgumentParser(prog="echelon", description="Look at runs, and at what is installed.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    report = commands.add_parser("report", help="show one run or compare several", add_help=False)
+    report.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("versions", help="print versions and hardware, for a bug report")
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    # Parsed by the reports' own parser, also options such as --help.
+    if given[:1] == ["report"]:
+        return reports.main(given[1:], "echelon report")
+    parser.parse_args(given)
+    print("\n".join(environment.lines()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
