@@ -1,15 +1,17 @@
 """Smoke tests of the benchmarks that need no data."""
 
 import itertools
+import json
 import sys
 from typing import Any
 
 import pytest
 
 from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting
-from benchmarks.experiments import liars, peers, stragglers
+from benchmarks.experiments import hero, liars, peers, stragglers
 from strategies import DPSGD
 from tests.pool import Pool
+from tests.repository import ROOT
 
 
 def called(module: Any, arguments: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -60,6 +62,25 @@ def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
     printed = capsys.readouterr().out
     for row in ("all_reduce, blocking", "all_reduce, non_blocking", "over_selection", "fedbuff", "nominal"):
         assert f"| {row} |" in printed
+
+
+def test_the_hero(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    called(hero, f"--out {tmp_path} --jobs 1 rounds=5 eval_every=5", monkeypatch)
+    found = json.loads((tmp_path / "hero.json").read_text())
+    assert (tmp_path / "hero.png").stat().st_size > 10_000
+    assert found["blocking"]["virtual_seconds"] > 2 * found["non_blocking"]["virtual_seconds"]
+    assert found["blocking"]["idle"] > 40 > found["non_blocking"]["idle"]
+
+
+def test_the_hero_in_the_readme() -> None:
+    """The numbers of the README are those of the command that it names."""
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    blocking, non_blocking = json.loads((ROOT / hero.RESULTS).read_text(encoding="utf-8")).values()
+    for run in (blocking, non_blocking):
+        assert f"{run['virtual_seconds']:.1f} virtual seconds" in readme
+        assert f"{run['idle']:.0f} %" in readme
+    assert f"{blocking['accuracy']:.1f} % accuracy" in readme
+    assert blocking["accuracy"] == non_blocking["accuracy"]
 
 
 def test_the_liars(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,7 @@ def draw(records: list[Record]) -> Figure:
     _gantt(gantt, widths, series.scalars(records, "virtual_seconds"), series.round_seconds(records))
     sums = {kind: value.sum(axis=0, keepdims=True) for kind, value in widths.items()}
     total = np.maximum(np.sum(list(sums.values()), axis=0), 1e-12)
-    _bars(shares, np.zeros(1), {kind: 100 * value / total for kind, value in sums.items()})
+    bars(shares, np.zeros(1), {kind: 100 * value / total for kind, value in sums.items()})
     shares.set_xlim(0, 100)
     style.dress(shares, x="Share of the whole run (%)", title="All rounds")
     style.mark_ranks(gantt, workers)
@@ -76,13 +76,13 @@ def draw(records: list[Record]) -> Figure:
 
 def _gantt(axes: Axes, widths: dict[str, Array], ends: Array, lengths: Array) -> None:
     starts = (ends - lengths)[-_LAST_ROUNDS:]
-    _bars(axes, starts, {kind: value[-_LAST_ROUNDS:] for kind, value in widths.items()})
+    bars(axes, starts, {kind: value[-_LAST_ROUNDS:] for kind, value in widths.items()})
     axes.vlines(starts, 0, 1, transform=axes.get_xaxis_transform(), colors=style.BLACK, linewidths=0.6, zorder=3)
     axes.set_xlim(starts[0], ends[-1])
     style.dress(axes, x=style.VIRTUAL_SECONDS, y="Worker (rank)", title=f"Last {len(starts)} of {len(ends)} rounds")
 
 
-def _bars(axes: Axes, starts: Array, widths: dict[str, Array]) -> None:
+def bars(axes: Axes, starts: Array, widths: dict[str, Array]) -> None:
     """Draw one stacked bar per round and rank, from the start of the round, with (T, N) widths by kind."""
     left = np.repeat(starts[:, None], widths["compute"].shape[1], axis=1)
     for kind, width in widths.items():
