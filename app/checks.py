@@ -90,10 +90,20 @@ def _check_optimizer(config: Config, deployed: bool) -> None:
             "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
             "use engine=inline or optimizer.state=server"
         )
-    if isinstance(config.strategy, groups.Decentralised) and config.strategy.momentum_mixing == "mixed":
+    if (reason := _sgd_at_the_server(config.strategy)) is not None:
         for name, needed in (("name", "sgd"), ("state", "server")):
             if (value := getattr(optimizer, name)) != needed:
-                raise ConfigError(f"strategy.momentum_mixing=mixed needs optimizer.{name}={needed}; got {value}")
+                raise ConfigError(f"{reason} needs optimizer.{name}={needed}; got {value}")
+
+
+def _sgd_at_the_server(chosen: groups.Strategy) -> str | None:
+    """Return the setting that needs the workers' SGD, and its momentum, at the server; None if there is none."""
+    if not isinstance(chosen, groups.Synchronous):
+        return None
+    one_model = not isinstance(chosen, groups.Decentralised)  # averages the state of any optimiser
+    if chosen.momentum_mixing == "local" or (chosen.momentum_mixing == "mixed" and one_model):
+        return None
+    return f"strategy.momentum_mixing={chosen.momentum_mixing}"
 
 
 def _check_strategy(config: Config) -> None:

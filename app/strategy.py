@@ -46,7 +46,8 @@ def build(
         "allow_disconnected": lambda: config.topology.schedule == "legacy_alternating",
         "wall_clock": lambda: wall_clock,
     }
-    keys = keywords(make, chosen, groups.Strategy, offered)
+    shared = groups.Synchronous if isinstance(chosen, groups.Synchronous) else groups.Strategy
+    keys = keywords(make, chosen, shared, offered)
     return make(**keys, **{**_common(config, wall_clock), **options})
 
 
@@ -64,6 +65,8 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "roster_timeout": config.deployment.roster_timeout,
         "robust": chosen.robust,
     }
+    if isinstance(chosen, groups.Synchronous):
+        common["momentum_mixing"] = chosen.momentum_mixing
     if config.nodes:
         common["nodes"] = Nodes(tuple(config.nodes), config.workers)
     if chosen.max_update_norm == "auto" or (chosen.robust and chosen.max_update_norm is None):

@@ -11,6 +11,7 @@ from torch import Tensor
 from echelon.protocol.messages import TrainInstructions
 
 from .errors import UserCodeError, naming
+from .forces import Forces
 from .model import FlatModel
 
 Factory = Callable[[list[Tensor]], torch.optim.Optimizer]
@@ -159,8 +160,8 @@ class Steps:
         return {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
 
     @torch.no_grad()
-    def take(self, batch_size: int, anchor: Tensor | None, anchor_strength: float) -> None:
-        """Take a step by the gradient, a sum over the samples of a batch, and the pull of an anchor."""
+    def take(self, batch_size: int, forces: Forces) -> None:
+        """Take a step by the gradient, a sum over the samples of a batch, and the forces on it."""
         direction = self._parameter.grad
         assert direction is not None
         direction.div_(batch_size)
@@ -168,6 +169,5 @@ class Steps:
             torch.nn.utils.clip_grad_norm_([self._parameter], self._max_grad_norm)
         if self._decay:
             direction.add_(self._parameter, alpha=self._decay)
-        if anchor is not None:
-            direction.add_(self._parameter - anchor, alpha=anchor_strength)
+        forces.add_to(direction, self._parameter)
         self._optimizer.step()

@@ -12,12 +12,14 @@ from echelon.protocol.messages import TrainInstructions
 
 from .data import IndexedData, batches
 from .errors import naming
+from .forces import Forces
 from .model import FlatModel
 from .objectives import Objective
 from .optimizers import Optimizer, Steps
 from .randomness import seeded
 
 CROSS_ENTROPY = Objective()
+NO_FORCES = Forces()
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ def train(
     clock: Clock,
     *,
     optimizer: Steps | None = None,
-    anchor: Tensor | None = None,
+    forces: Forces = NO_FORCES,
     objective: Objective = CROSS_ENTROPY,
 ) -> LocalUpdate:
     """Run the local steps of a round, starting from the parameters in ``model``, within the time budget.
 
     A step accumulates the gradients of the mini-batches of a batch at fixed parameters and applies them once; with SGD
-    ``x -= lr * v``, ``v = momentum * v + G / B + weight_decay * x + anchor_strength * (x - anchor)``. G is the sum of
-    the per-sample gradients and B the full batch size, so a batch truncated by the budget follows the ``nominal`` rule.
+    ``x -= lr * v``, ``v = momentum * v + G / B + weight_decay * x + forces``. G is the sum of the per-sample gradients
+    and B the full batch size, so a batch truncated by the budget follows the ``nominal`` rule.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ def train(
         Decides whether the next mini-batch fits the budget.
     optimizer : Steps, optional
         Takes the steps; plain SGD without earlier momentum by default.
-    anchor : tensor, shape (P,), optional
-        Target of the corrective force (AL-DSGD with ``force=in_step``).
+    forces : Forces
+        What is added to the gradient of every step.
     objective : Objective
         What to minimise.
 
@@ -101,7 +103,7 @@ def train(
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)
             if samples > start:
-                steps.take(instructions.batch_size, anchor, instructions.anchor_strength)
+                steps.take(instructions.batch_size, forces)
             if stopped:
                 break
     seconds = clock.seconds

@@ -18,6 +18,7 @@ from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
     CONFIG,
+    DIRECTION,
     INITIAL,
     METRICS,
     MOMENTUM,
@@ -34,6 +35,7 @@ from .data import IndexedData, as_indexed, batches
 from .devices import resolve
 from .errors import UserCodeError, naming, of_worker
 from .fleet import Fleet
+from .forces import Forces
 from .model import FlatModel
 from .objectives import Objective
 from .optimizers import MOMENTUM_BUFFER, Optimizer, State
@@ -145,7 +147,7 @@ class Worker:
             instructions,
             self._clock(rank, instructions),
             optimizer=steps,
-            anchor=self._vector(content, ANCHOR),
+            forces=self._forces(content, instructions),
             objective=self.objective,
         )
         report = TrainReport(
@@ -230,6 +232,10 @@ class Worker:
         if fleet is None:
             return WallClock(instructions.seconds_per_minibatch / instructions.minibatch_size, self.speed_limit)
         return fleet.clock(instructions.seed, rank, instructions.server_round)
+
+    def _forces(self, content: RecordDict, instructions: TrainInstructions) -> Forces:
+        anchor = self._vector(content, ANCHOR)
+        return Forces(anchor, instructions.anchor_strength, self._vector(content, DIRECTION))
 
     def _vector(self, content: RecordDict, key: str) -> torch.Tensor | None:
         return self.model.flatten(content.array_records[key]) if key in content else None

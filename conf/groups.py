@@ -159,20 +159,27 @@ class FedBuff(Strategy):
 
 
 @schema
-class OverSelection(Strategy):
+class Synchronous(Strategy):
+    """Averaging in rounds that all workers begin together."""
+
+    momentum_mixing: Literal["local", "mixed", "quasi_global"] = key(
+        "each worker keeps its momentum (not where there is one model), or it is averaged as the models are, at twice "
+        "the traffic, or the server keeps one that follows the worker's model over mixing"
+    )
+
+
+@schema
+class OverSelection(Synchronous):
     """Averages the first replies and drops the others."""
 
     keep: float = key("fraction of workers whose replies are awaited", "(0, 1]")
 
 
 @schema
-class Decentralised(Strategy):
+class Decentralised(Synchronous):
     """Averaging along the edges of the topology."""
 
     order: Literal["adapt_then_combine", "combine_then_adapt"] = key("X+ = W Y, or X+ = W X + (Y - X)")
-    momentum_mixing: Literal["local", "mixed"] = key(
-        "each worker keeps its momentum, or it is averaged as the models are, at twice the traffic"
-    )
 
 
 @schema

@@ -16,7 +16,7 @@ from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 
 from .d_psgd import AllEdges, MatrixName
-from .gossip import Gossip, MomentumMixing
+from .gossip import Gossip
 from .matcha import Matchings
 
 Signal = Literal["train_loss", "ema", "held_out", "random"]
@@ -29,7 +29,7 @@ class ALDSGD(Gossip):
 
     Parameters
     ----------
-    topology, order, allow_disconnected, momentum_mixing
+    topology, order, allow_disconnected
         See :class:`strategies.gossip.Gossip`. The papers rotate copies of one graph.
     base : {"d_psgd", "matcha"}
         The rule below the leaders.
@@ -84,7 +84,6 @@ class ALDSGD(Gossip):
         degree: Literal["base", "active"] = "base",
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
-        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         rule = AllEdges(mixing) if base == "d_psgd" else Matchings(communication_budget)
@@ -93,7 +92,6 @@ class ALDSGD(Gossip):
             rule,
             order=order,
             allow_disconnected=allow_disconnected,
-            momentum_mixing=momentum_mixing,
             **options,
         )
         if self.robust:

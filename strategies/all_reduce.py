@@ -5,7 +5,7 @@ from flwr.app import ArrayRecord
 
 from echelon.algorithms.robust import assumed_liars
 from echelon.core.mixing import Complete, Floats, Mean, Mixing, TrimmedMean
-from echelon.core.strategy import RoundNumbers
+from echelon.core.strategy import MomentumMixing, RoundNumbers
 from echelon.server.strategy import FlowerStrategy
 
 
@@ -26,7 +26,8 @@ class AllReduce(FlowerStrategy):
         See :class:`echelon.server.options.Options`.
     """
 
-    average_momentum = True
+    momentum_mixing: MomentumMixing = "mixed"
+    momentum_choices = ("mixed", "quasi_global")  # one model: no buffer is a worker's own
     has_robust_rule = True
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:

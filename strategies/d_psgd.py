@@ -13,7 +13,7 @@ from echelon.core.mixing import Complete, Floats, Ints, Mean, Mixing
 from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 
-from .gossip import Gossip, MomentumMixing
+from .gossip import Gossip
 
 MatrixName = Literal["metropolis", "uniform", "laplacian", "target"]
 
@@ -86,7 +86,7 @@ class DPSGD(Gossip):
         See :class:`strategies.gossip.Gossip`.
     mixing : {"metropolis", "uniform", "laplacian", "target"}
         See :class:`AllEdges`.
-    order, allow_disconnected, momentum_mixing
+    order, allow_disconnected
         See :class:`strategies.gossip.Gossip`.
     **options : Options
         See :class:`echelon.server.options.Options`.
@@ -99,7 +99,6 @@ class DPSGD(Gossip):
         mixing: MatrixName = "metropolis",
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
-        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         rule = AllEdges(mixing)
@@ -108,7 +107,6 @@ class DPSGD(Gossip):
             rule,
             order=order,
             allow_disconnected=allow_disconnected,
-            momentum_mixing=momentum_mixing,
             **options,
         )
         self._all_edges = rule

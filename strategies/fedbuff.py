@@ -90,6 +90,7 @@ class FedBuff(FlowerStrategy):
     """
 
     needs_server = "updates are buffered at the server"
+    momentum_choices = ("local",)
     _schedule: _Schedule
     _step: _Step
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from logging import WARNING
-from typing import Literal, Protocol, Unpack, get_args
+from typing import Protocol, Unpack
 
 import networkx as nx
 import numpy as np
@@ -20,8 +20,6 @@ from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
 from echelon.server.session import Session
 from echelon.server.strategy import FlowerStrategy
-
-MomentumMixing = Literal["local", "mixed"]
 
 
 class Rule(Protocol):
@@ -48,9 +46,6 @@ class Gossip(FlowerStrategy):
         X+ = W Y, or D-PSGD's literal X+ = W X + (Y - X), for one local step.
     allow_disconnected : bool
         Accept graphs that never connect all workers (only to show what that does).
-    momentum_mixing : {"local", "mixed"}
-        Each worker keeps its momentum buffer, or the buffers are combined by the matrix of the models, V <- W V, at
-        twice the traffic.
     **options : Options
         See :class:`echelon.server.options.Options`.
 
@@ -70,13 +65,9 @@ class Gossip(FlowerStrategy):
         *,
         order: Order = "adapt_then_combine",
         allow_disconnected: bool = False,
-        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
-        if momentum_mixing not in get_args(MomentumMixing):
-            raise ValueError(f"strategy.momentum_mixing must be local or mixed; got {momentum_mixing}")
-        self.average_momentum = momentum_mixing == "mixed"
         if order not in ("adapt_then_combine", "combine_then_adapt"):
             raise ValueError(f"strategy.order must be adapt_then_combine or combine_then_adapt; got {order}")
         if order == "combine_then_adapt" and self.work.local_steps > 1:
@@ -96,7 +87,7 @@ class Gossip(FlowerStrategy):
         """
         session = super().open(grid, arrays, config)
         has_other_state = session.layout.optimizer_size or (self.sgd.momentum and session.state.momentum is None)
-        if self.average_momentum and has_other_state:
+        if self.momentum_mixing == "mixed" and has_other_state:
             raise ValueError("strategy.momentum_mixing=mixed needs optimizer.name=sgd and optimizer.state=server")
         return session
 
@@ -142,7 +133,7 @@ class Gossip(FlowerStrategy):
         """Return the rule's matrix, restricted to the workers present."""
         matrix, active = self.rule.at(numbers.round - 1)
         graph = active if len(numbers.present) == self.num_workers else among(active, numbers.present)
-        models = 2 if self.average_momentum and self.sgd.momentum else 1
+        models = 2 if self.momentum_mixing == "mixed" and self.sgd.momentum else 1
         return Mixing(restrict(matrix, numbers.present), graph, models * degrees(graph))
 
     def clipped(self, mixing: Mixing, numbers: RoundNumbers) -> Mixing:

@@ -12,7 +12,7 @@ from echelon.core.mixing import Floats, Ints
 from echelon.core.strategy import Order
 from echelon.server.options import Options
 
-from .gossip import Gossip, MomentumMixing
+from .gossip import Gossip
 
 
 class Matchings:
@@ -67,7 +67,7 @@ class Matcha(Gossip):
         The base graph, or graphs in turn, each connected.
     communication_budget : float
         See :class:`Matchings`.
-    order, momentum_mixing
+    order
         See :class:`strategies.gossip.Gossip`.
     **options : Options
         See :class:`echelon.server.options.Options`.
@@ -79,8 +79,7 @@ class Matcha(Gossip):
         *,
         communication_budget: float = 0.5,
         order: Order = "adapt_then_combine",
-        momentum_mixing: MomentumMixing = "local",
         **options: Unpack[Options],
     ) -> None:
         rule = Matchings(communication_budget)
-        super().__init__(topology, rule, order=order, momentum_mixing=momentum_mixing, **options)
+        super().__init__(topology, rule, order=order, **options)

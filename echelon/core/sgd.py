@@ -13,7 +13,8 @@ class SGD:
     learning_rate : float
         Above 0.
     momentum : float
-        In [0, 1). The buffer belongs to the worker's row: the server keeps it and sends it along.
+        In [0, 1). The buffer belongs to the worker's row: the server keeps it and sends it along. See
+        ``Strategy.momentum_mixing`` for what else becomes of it.
     weight_decay : float
         At least 0.
     lr_milestones : tuple of int

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, get_args
 
 import networkx as nx
 import numpy as np
@@ -14,6 +14,7 @@ from echelon.core.work import FullBatch, WorkPolicy
 
 Order = Literal["adapt_then_combine", "combine_then_adapt"]
 Losses = Literal["train", "held_out"]
+MomentumMixing = Literal["local", "mixed", "quasi_global"]
 
 
 class Host(Protocol):
@@ -93,13 +94,20 @@ class Strategy(ABC):
     held_out_loss : callable, optional
         (arrays) -> loss on a shared held-out batch, for strategies that rank the workers by it; hosts pass a model as
         Flower's arrays.
+    momentum_mixing : {"local", "mixed", "quasi_global"}, optional
+        What becomes of momentum when models are combined. ``local``: each worker keeps its buffer. ``mixed``: the
+        buffers are combined by the matrix of the models. ``quasi_global``: the host keeps a buffer m for each worker;
+        the worker's steps have the direction mu m + g, and m follows the worker's model over mixing, see
+        :func:`echelon.algorithms.corrections.quasi_global`. By default that of the class.
 
     Attributes
     ----------
     order : {"adapt_then_combine", "combine_then_adapt"}
         X+ = W Y, or X+ = W X + (Y - X).
-    average_momentum : bool
-        Whether momentum is combined by the same matrix as the models; otherwise each worker keeps its own.
+    momentum_mixing : {"local", "mixed", "quasi_global"}
+        See above; the host carries it out.
+    momentum_choices : tuple of str
+        Those of the class.
     losses : {"train", "held_out"}
         The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
     needs_server : str
@@ -109,7 +117,8 @@ class Strategy(ABC):
     """
 
     order: Order = "adapt_then_combine"
-    average_momentum: bool = False
+    momentum_mixing: MomentumMixing = "local"
+    momentum_choices: tuple[MomentumMixing, ...] = get_args(MomentumMixing)
     losses: Losses = "train"
     needs_server: str = ""
     num_workers: int
@@ -121,11 +130,25 @@ class Strategy(ABC):
         sgd: SGD | None = None,
         seed: int = 0,
         held_out_loss: Callable[[Any], float] | None = None,
+        momentum_mixing: MomentumMixing | None = None,
     ) -> None:
         self.work: WorkPolicy = work or FullBatch()
         self.sgd = sgd or SGD()
         self.seed = seed
         self.held_out_loss = held_out_loss
+        if momentum_mixing is not None:
+            _check("momentum_mixing", momentum_mixing, self.momentum_choices, type(self))
+            self.momentum_mixing = momentum_mixing
+
+    @property
+    def host_momentum(self) -> float:
+        """The momentum coefficient of buffers that the host keeps, mu of ``quasi_global``; 0 if there are none."""
+        return self.sgd.momentum if self.momentum_mixing == "quasi_global" else 0.0
+
+    @property
+    def worker_sgd(self) -> SGD:
+        """The SGD of the workers' own steps: without momentum where the host keeps it."""
+        return replace(self.sgd, momentum=0.0) if self.host_momentum else self.sgd
 
     def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
         """Note the number of workers; a strategy with graphs lays out those of all rounds.
@@ -175,3 +198,8 @@ class Strategy(ABC):
     def pull(self, round_number: int, leaders: Leaders) -> Pull | None:
         """Return the force within the workers' own steps, given the leaders of the previous round; None for none."""
         return None
+
+
+def _check(name: str, value: str, allowed: tuple[str, ...], strategy: type) -> None:
+    if value not in allowed:
+        raise ValueError(f"strategy.{name} must be {' or '.join(allowed)} with {strategy.__name__}; got {value}")

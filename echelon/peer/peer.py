@@ -16,9 +16,10 @@ from echelon.core.mixing import Ints
 from echelon.core.strategy import RoundNumbers, Strategy
 from echelon.peer.finish import Finish
 from echelon.peer.group import Group
-from echelon.peer.model import flatten, pieces, spread, state_vectors, trainable
+from echelon.peer.model import flatten, spread, state_vectors, trainable
 from echelon.peer.passes import Passes
 from echelon.peer.rounds import Instructions, Report, Rounds
+from echelon.peer.steps import Steps
 
 T = TypeVar("T")
 
@@ -38,7 +39,7 @@ class Peer:
         Trained by the script; its parameters with a gradient are mixed in place. Buffers stay at their worker.
     optimizer : torch.optim.Optimizer, optional
         Of the script; needed where a strategy averages its state (all-reduce) or acts in its steps
-        (``force="in_step"``).
+        (``force="in_step"``, ``momentum_mixing="quasi_global"``).
     samples : int
         Samples that this worker holds, for strategies that weigh workers by them; 0 if unknown.
     store : torch.distributed.Store, optional
@@ -56,7 +57,7 @@ class Peer:
     RuntimeError
         If torch.distributed has no process group.
     ValueError
-        If the strategy needs a server, the workers' models differ in size, or there is no store.
+        If the strategy needs a server or another optimiser, the workers' models differ in size, or there is no store.
 
     Examples
     --------
@@ -101,8 +102,7 @@ class Peer:
         self._round: tuple[Instructions, Budget] | None = None
         self._share_first()
         self._start = flatten(self._parameters, self._group.device)
-        if optimizer is not None:
-            optimizer.register_step_pre_hook(lambda *arguments: self._pull())
+        self._steps = Steps(strategy, optimizer, self._parameters, self.rank)
 
     def minibatches(self, loader: Iterable[T]) -> Iterator[T]:
         """Begin a round; yield mini-batches until this worker, or by the trigger another one, has finished.
@@ -123,11 +123,10 @@ class Peer:
         if self._round is not None:
             raise RuntimeError("mix must be called between two loops over minibatches")
         begun = self._rounds.begin({self.rank: self._start})
-        if begun.anchors and self._optimizer is None:
-            raise ValueError("optimizer must be given with strategy.force=in_step, which acts in its steps; got None")
         if self._passes is None or self._passes.loader is not loader:
             self._passes = Passes(loader)
         budget = self._new_budget(begun)
+        self._steps.begin(begun)
         self._round = begun, budget
         return self._until_over(begun, budget, self._passes)
 
@@ -158,12 +157,14 @@ class Peer:
         trained = self._rounds.buffers.take(self._start)
         flatten(self._parameters, self._group.device, out=trained)
         vectors = self._averaged_state()
+        length = self._steps.end(report.samples)
         models, states, numbers = self._rounds.finish(
             begun,
             {self.rank: self._start},
             {self.rank: trained},
             {self.rank: report},
             [{self.rank: flatten(vector, self._group.device)} for vector in vectors],
+            lengths={self.rank: length},
         )
         self._rounds.buffers.give([self._start, trained])
         self._start = models[self.rank]
@@ -237,23 +238,13 @@ class Peer:
 
     def _averaged_state(self) -> list[list[Tensor]]:
         """Return the optimiser's vectors that the strategy averages: none until every worker has them."""
-        if not self._rounds.strategy.average_momentum:
+        if self._rounds.strategy.momentum_mixing != "mixed":
             return []
         vectors = [] if self._optimizer is None else state_vectors(self._optimizer, self._parameters)
         table = np.zeros((self._group.num_workers, 1))
         table[self.rank] = len(vectors)
         counts = self._group.gather(table)
         return vectors if (counts == counts[0]).all() else []
-
-    def _pull(self) -> None:
-        """Add the strategy's force to the gradients, before a step of the optimiser."""
-        if self._round is None or not self._round[0].anchors:
-            return
-        begun = self._round[0]
-        for parameter, anchor in zip(self._parameters, pieces(begun.anchors[self.rank], self._parameters), strict=True):
-            if parameter.grad is not None:
-                away = parameter.detach() - anchor.to(parameter.device)
-                parameter.grad.add_(away, alpha=float(begun.anchor_strengths[self.rank]))
 
     def _arrays(self, row: Tensor) -> ArrayRecord:
         """Return the model with other parameters as Flower's arrays."""

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
+import torch
 from torch import Tensor
 
+from echelon.algorithms.corrections import quasi_global
 from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
 from echelon.core.strategy import RoundNumbers, Strategy
 from echelon.core.tally import Tally
@@ -45,10 +47,14 @@ class Instructions(RoundTargets):
         Of the workers of this process; empty for none.
     anchor_strengths : float64 ndarray, shape (N,)
         How strongly; empty for none.
+    directions : dict of int to tensor, shape (P,)
+        What is added to the gradients of the workers of this process, mu m of ``momentum_mixing=quasi_global``; empty
+        for none.
     """
 
     anchors: Rows = field(default_factory=dict)
     anchor_strengths: Floats = field(default_factory=lambda: np.zeros(0))
+    directions: Rows = field(default_factory=dict)
 
 
 class Rounds:
@@ -96,6 +102,7 @@ class Rounds:
         self.strategy, self.group = strategy, group
         self.tally = Tally.none(group.num_workers)
         self.leaders: Leaders | None = None
+        self._momentum: Rows = {}
         self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
         self._arrays = arrays
         self.buffers = Buffers()
@@ -103,6 +110,8 @@ class Rounds:
     def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
         """Return the instructions of the next round, given the models at its start by rank."""
         begun = Instructions.make(self.tally.round + 1, self.strategy.work, self.tally, self._batch_ratios)
+        if momentum := self.strategy.host_momentum:
+            begun = replace(begun, directions={rank: momentum * self._buffer(rank, row) for rank, row in rows.items()})
         pull = self._pull(begun.round)
         if pull is None:
             return begun
@@ -121,6 +130,7 @@ class Rounds:
         trained: Mapping[int, Tensor],
         reports: Mapping[int, Report],
         together: Sequence[Mapping[int, Tensor]] = (),
+        lengths: Mapping[int, float | None] | None = None,
     ) -> tuple[Rows, list[Rows], RoundNumbers]:
         """Combine the models of a round.
 
@@ -135,7 +145,10 @@ class Rounds:
         reports : mapping of int to Report
             Of the workers in ``trained``.
         together : sequence of mapping of int to float32 tensor
-            What is averaged as the models are where the strategy averages momentum; otherwise returned as it is.
+            What is averaged as the models are with ``momentum_mixing=mixed``; otherwise returned as it is.
+        lengths : mapping of int to float or None, optional
+            F lr of the workers of this process, for ``momentum_mixing=quasi_global``; with None a worker keeps its
+            buffer. By default that of the strategy's ``work`` and ``sgd``.
 
         Returns
         -------
@@ -150,7 +163,10 @@ class Rounds:
         self.tally.round = begun.round
         combined = host.combine(mixing)
         host.close()
-        if self.strategy.average_momentum:
+        if self.strategy.host_momentum:
+            default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
+            self._follow(rows, combined, lengths or dict.fromkeys(trained, default))
+        if self.strategy.momentum_mixing == "mixed":
             together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
         return combined, [dict(values) for values in together], numbers
 
@@ -165,6 +181,17 @@ class Rounds:
         if self.strategy.held_out_loss is None:
             raise ValueError("held_out_loss must be a function of a model's arrays; got none")
         return {rank: self.strategy.held_out_loss(self._arrays(rank, row)) for rank, row in rows.items()}
+
+    def _buffer(self, rank: int, like: Tensor) -> Tensor:
+        """Return a worker's quasi-global momentum."""
+        return self._momentum.setdefault(rank, torch.zeros_like(like))
+
+    def _follow(self, starts: Mapping[int, Tensor], mixed: Rows, lengths: Mapping[int, float | None]) -> None:
+        """Let the quasi-global momentum follow the models of the workers that took part."""
+        for rank, length in lengths.items():
+            if length is not None:
+                buffer, momentum = self._buffer(rank, mixed[rank]), self.strategy.host_momentum
+                self._momentum[rank] = quasi_global(buffer, starts[rank], mixed[rank], momentum=momentum, length=length)
 
     def _numbers(
         self, begun: Instructions, trained: Mapping[int, Tensor], reports: Mapping[int, Report]

@@ -8,6 +8,7 @@ from flwr.app import ArrayRecord
 
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
+from echelon.core.strategy import MomentumMixing
 from echelon.core.work import WorkPolicy
 from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.identity import Nodes
@@ -56,6 +57,9 @@ class Options(TypedDict, total=False):
         fastest workers, and the strategy's robust rule. See ``docs/algorithms/robust.md``.
     held_out_loss : callable
         (arrays) -> loss on a shared held-out batch, for strategies that rank the workers by it.
+    momentum_mixing : {"local", "mixed", "quasi_global"}
+        What becomes of momentum when models are combined, see :class:`echelon.core.strategy.Strategy`; by default
+        ``local``, and ``mixed`` where there is one model.
     buffers : iterable of str
         Names of arrays that are not mixed; by default those of BatchNorm.
     window : int
@@ -86,6 +90,7 @@ class Options(TypedDict, total=False):
     loss_lower_bound: float
     robust: bool
     held_out_loss: Callable[[ArrayRecord], float] | None
+    momentum_mixing: MomentumMixing | None
     buffers: Iterable[str] | None
     window: int | None
     roster_timeout: float

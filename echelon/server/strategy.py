@@ -21,14 +21,14 @@ from flwr.serverapp.strategy import Strategy as FlowerBase
 from flwr.supercore import log
 
 from echelon.algorithms.robust import assumed_liars
-from echelon.core import operations
 from echelon.core.layout import Row
-from echelon.core.mixing import Leaders, Mixing
+from echelon.core.mixing import Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.messages import TrainInstructions, num_bytes
+from echelon.server import vectors
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.exchange import RunStoppedError
-from echelon.server.instructions import Round, RoundInstructions, limited, pull_payload, train_message
+from echelon.server.instructions import Round, RoundInstructions, limited, train_message
 from echelon.server.measurements import Measurements, measured_losses
 from echelon.server.metrics import round_record
 from echelon.server.model import check_averaged_optimizer
@@ -39,8 +39,6 @@ from echelon.server.rounds import AllWorkersFailedError, Rounds
 from echelon.server.session import Session, open_session
 from echelon.server.state import ServerState
 from echelon.server.updates import Received, advance_state, round_numbers, scale_updates
-
-_LEADERS = "leaders"
 
 
 class FlowerStrategy(Strategy, FlowerBase):
@@ -69,6 +67,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             sgd=options.get("sgd"),
             seed=options.get("seed", 0),
             held_out_loss=options.get("held_out_loss"),
+            momentum_mixing=options.get("momentum_mixing"),
         )
         self.eval_every = options.get("eval_every", 1)
         if self.eval_every < 1:
@@ -118,22 +117,11 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def extra_payload(self, rank: int, server_round: int) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
         """Return what a worker gets beside its row: array records by key, and instructions that go with them."""
-        session = self.session
-        if _LEADERS not in session.state.extras:
-            return {}, {}
-        pull = self.pull(server_round, Leaders(*session.state.extras[_LEADERS]))
-        return ({}, {}) if pull is None else pull_payload(pull, rank, session.state, session.layout)
+        return vectors.payload(self, rank, server_round, self.state, self.session.layout)
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
-        state, columns = self.state, self.session.layout.num_mixed
-        drift = operations.combine(mixing.matrix, state.rows, updated, columns, self.order)
-        if self.average_momentum and state.momentum is not None:
-            operations.mix(mixing.matrix, state.momentum, columns)
-        if self.average_momentum and state.optimizer.size:
-            np.nan_to_num(state.optimizer, copy=False)  # of workers that were never present, and weigh nothing
-            operations.mix(mixing.matrix, state.optimizer)
-        return drift
+        return vectors.combine(self, updated, mixing, self.state, self.session.layout)
 
     def load_global(self, arrays: ArrayRecord) -> None:
         """Continue from the model that Flower's loop passes in: a wrapper (for differential privacy) may change it.
@@ -265,11 +253,13 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def open(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> Session:
         """Open the run: register the workers, lay out the graphs, make the initial state or continue from one."""
+        sgd = self.worker_sgd
         self._session = session = open_session(
-            grid, arrays, config, self._options, work=self.work, sgd=self.sgd, seed=self.seed, fold_late=self.fold_late
+            grid, arrays, config, self._options, work=self.work, sgd=sgd, seed=self.seed, fold_late=self.fold_late
         )
         self.check_optimizer(session.roster.parts.optimizer if session.roster.parts else "sgd")
-        if self.average_momentum:
+        vectors.check(self, session.layout)
+        if self.momentum_mixing == "mixed":
             check_averaged_optimizer(session.layout, bounded=self.robust or self._options.get("norm_limit") is None)
         self.lay_out(len(session.roster), session.shard_sizes)
         return session
@@ -318,7 +308,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         host = Measurements(state, updated, session.layout, self.order, self.held_out_loss)
         mixing = self.mixing(replace(numbers, host=host))
         if mixing.leaders is not None:
-            state.extras[_LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
+            state.extras[vectors.LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
         drift = self.aggregate(updated, mixing)
         record = round_record(begun, received, timed_out, mixing, session, self.work)
         record["mean_drift"] = drift
@@ -353,7 +343,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         session = self.session
         for rank in begun.recipients:
             extra, settings = self.extra_payload(rank, begun.instructions.round)
-            instructions = begun.instructions.instructions(rank, self.seed, self.work, self.sgd, session.state)
+            instructions = begun.instructions.instructions(rank, self.seed, self.work, self.worker_sgd, session.state)
             instructions = replace(instructions, **settings)  # type: ignore[arg-type]
             message = self._message(rank, instructions, session.state, config, extra)
             begun.downlink_bytes += num_bytes(message.content)

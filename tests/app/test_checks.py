@@ -75,6 +75,12 @@ GRAPHS = {
     "strategy=d_psgd strategy.momentum_mixing=mixed optimizer.name=adamw": (
         "strategy.momentum_mixing=mixed needs optimizer.name=sgd; got adamw"
     ),
+    "strategy=all_reduce strategy.momentum_mixing=quasi_global optimizer.name=adamw": (
+        "strategy.momentum_mixing=quasi_global needs optimizer.name=sgd; got adamw"
+    ),
+    "strategy=over_selection strategy.momentum_mixing=local": (
+        "strategy.momentum_mixing must be mixed or quasi_global with OverSelection; got local"
+    ),
     "strategy=matcha strategy.momentum_mixing=mixed topology=ring optimizer.state=worker engine=inline": (
         "strategy.momentum_mixing=mixed needs optimizer.state=server; got worker"
     ),

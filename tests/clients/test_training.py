@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from clients.clocks import VirtualClock
 from clients.data import Batch, TensorData
+from clients.forces import Forces
 from clients.model import FlatModel
 from clients.objectives import Objective
 from clients.optimizers import MOMENTUM_BUFFER, Optimizer
@@ -99,7 +100,7 @@ class TestAgainstTorch:
 
     def test_anchor_adds_a_pull_to_the_gradient(self) -> None:
         anchor = torch.linspace(-1, 1, 18)
-        model, _ = run(replace(BASE, anchor_strength=0.3), anchor=anchor)
+        model, _ = run(BASE, forces=Forces(anchor, 0.3))
         without, _ = run(BASE)
         start = FlatModel(tiny.linear()).parameters
         torch.testing.assert_close(model.parameters, without.parameters - 0.1 * 0.3 * (start - anchor))

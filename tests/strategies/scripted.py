@@ -8,7 +8,16 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from echelon.engines.inline import InlineGrid
-from echelon.protocol.messages import ARRAYS, CONFIG, METRICS, ROSTER_QUERY, RosterEntry, TrainInstructions, TrainReport
+from echelon.protocol.messages import (
+    ARRAYS,
+    CONFIG,
+    DIRECTION,
+    METRICS,
+    ROSTER_QUERY,
+    RosterEntry,
+    TrainInstructions,
+    TrainReport,
+)
 
 
 @dataclass
@@ -56,7 +65,10 @@ def app(script: Script) -> ClientApp:
         report = TrainReport(
             100, done, minibatches, script.loss(rank, instructions), script.seconds(rank, instructions)
         )
-        content = RecordDict({ARRAYS: model(x + (script.centres[rank] - x) / 2), METRICS: report.to_metrics()})
+        trained = x + (script.centres[rank] - x) / 2
+        if DIRECTION in message.content:
+            trained -= instructions.learning_rate * float(message.content.array_records[DIRECTION]["w"].numpy()[0])
+        content = RecordDict({ARRAYS: model(trained), METRICS: report.to_metrics()})
         return Message(content, reply_to=message)
 
     return made

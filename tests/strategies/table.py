@@ -33,6 +33,8 @@ STRATEGIES: dict[str, Factory] = {
     "d_psgd target": partial(DPSGD, "star", mixing="target"),
     "d_psgd one peer": partial(DPSGD, "one_peer"),
     "d_psgd mixed momentum": partial(DPSGD, "ring", momentum_mixing="mixed"),
+    "d_psgd quasi-global": partial(DPSGD, "ring", momentum_mixing="quasi_global"),
+    "all_reduce quasi-global": partial(AllReduce, momentum_mixing="quasi_global"),
     "matcha": partial(Matcha, "ring", communication_budget=0.5),
     "al_dsgd": partial(ALDSGD, "ring"),
     "al_dsgd on matcha": partial(ALDSGD, "ring", base="matcha", communication_budget=0.6, degree="active"),

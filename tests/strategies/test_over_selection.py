@@ -98,7 +98,7 @@ class TestFirstReplies:
 class _Unmixed(AllReduce):
     """Every worker keeps its own row and momentum."""
 
-    average_momentum = False
+    momentum_mixing = "local"
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:
         return replace(super().mixing(numbers), matrix=np.eye(self.num_workers))

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from echelon.algorithms.mixing import metropolis
+from echelon.algorithms.topology import build
 from echelon.peer import Peer
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FlowerStrategy, FullBatch, NonBlocking
 from tests import tiny
@@ -141,6 +143,53 @@ def pulled() -> float:
 def test_a_force_in_the_steps(three: Pool) -> None:
     first = np.array([2.0, 7.0, 12.0])
     np.testing.assert_allclose(three.call(pulled), first - 0.5 * 0.4 * (first - first[1]), rtol=1e-6)
+
+
+# --- vectors in the steps
+
+
+CENTRES = np.array([1.0, -3.0, 5.0])
+
+
+def quadratics(strategy: FlowerStrategy, steps: int, rounds: int) -> float:
+    """Descend (x - c)^2 / 2 with this process's c, so many steps per round."""
+    model = scalar(2.0)
+    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    peer = Peer(strategy, model, optimiser)
+    for _ in range(rounds):
+        for _ in peer.minibatches([torch.zeros(8, 1)] * steps):
+            model.weight.grad = model.weight.detach() - CENTRES[peer.rank]
+            optimiser.step()
+        peer.mix()
+    return float(model.weight)
+
+
+def test_quasi_global_momentum(three: Pool) -> None:
+    work = FullBatch(local_steps=2, batch_size=8, minibatch_size=8)
+    strategy = DPSGD("path", work=work, sgd=SGD(0.1, momentum=0.8), momentum_mixing="quasi_global")
+    mixing, x, m = metropolis(build("path", 3)), np.full(3, 2.0), np.zeros(3)
+    for _ in range(4):
+        before = x
+        for _ in range(2):
+            x = x - 0.1 * (0.8 * m + x - CENTRES)
+        x = mixing @ x
+        m = 0.8 * m + 0.2 * (before - x) / 0.2
+    np.testing.assert_allclose(three.call(quadratics, strategy, 2, 4), x, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "reason"),
+    [
+        (None, "for strategy.momentum_mixing=quasi_global; got None"),
+        (partial(torch.optim.Adam, lr=0.1), "for strategy.momentum_mixing=quasi_global; got Adam"),
+        (partial(torch.optim.SGD, lr=0.1, momentum=0.9), r"which adds that of strategy.sgd; got momentum=\[0.9\]"),
+    ],
+)
+def test_quasi_global_momentum_needs_plain_sgd(alone: None, optimiser: Any, reason: str) -> None:
+    model = scalar(0.0)
+    strategy = AllReduce(work=FULL, sgd=SGD(0.1, momentum=0.9), momentum_mixing="quasi_global")
+    with pytest.raises(ValueError, match=f"optimizer must be torch.optim.SGD with momentum=0 .*{reason}"):
+        Peer(strategy, model, optimiser and optimiser(model.parameters()))
 
 
 # --- work

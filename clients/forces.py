@@ -1,0 +1,31 @@
+"""What the server adds to the gradients of a worker's steps."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Forces:
+    """Vectors over the parameters that change the direction of every step of a round.
+
+    Attributes
+    ----------
+    anchor : tensor, shape (P,), optional
+        Target of the corrective force, ``anchor_strength * (x - anchor)`` (AL-DSGD with ``force=in_step``).
+    anchor_strength : float
+        At least 0.
+    direction : tensor, shape (P,), optional
+        Added as it is (mu m of ``momentum_mixing=quasi_global``).
+    """
+
+    anchor: Tensor | None = None
+    anchor_strength: float = 0.0
+    direction: Tensor | None = None
+
+    def add_to(self, gradient: Tensor, parameters: Tensor) -> None:
+        """Add the forces at ``parameters`` to a step's gradient, in place."""
+        if self.anchor is not None:
+            gradient.add_(parameters - self.anchor, alpha=self.anchor_strength)
+        if self.direction is not None:
+            gradient.add_(self.direction)
