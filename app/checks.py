@@ -101,6 +101,8 @@ def _sgd_at_the_server(chosen: groups.Strategy) -> str | None:
     if not isinstance(chosen, groups.Synchronous):
         return None
     one_model = not isinstance(chosen, groups.Decentralised)  # averages the state of any optimiser
+    if chosen.correction != "none":
+        return f"strategy.correction={chosen.correction}"
     if chosen.momentum_mixing == "local" or (chosen.momentum_mixing == "mixed" and one_model):
         return None
     return f"strategy.momentum_mixing={chosen.momentum_mixing}"

@@ -91,7 +91,8 @@ def _state_vectors(config: Config) -> int:
     if config.optimizer.state != "server":
         return 0
     momentum = int(config.momentum > 0)
-    return {"sgd": momentum, "rmsprop": 1 + momentum, "adagrad": 1}.get(config.optimizer.name, 2)
+    tracking = isinstance(config.strategy, groups.Synchronous) and config.strategy.correction == "tracking"
+    return {"sgd": momentum + tracking, "rmsprop": 1 + momentum, "adagrad": 1}.get(config.optimizer.name, 2)
 
 
 def _draws_matchings(strategy: groups.Decentralised) -> bool:

@@ -66,7 +66,7 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "robust": chosen.robust,
     }
     if isinstance(chosen, groups.Synchronous):
-        common["momentum_mixing"] = chosen.momentum_mixing
+        common |= {"momentum_mixing": chosen.momentum_mixing, "correction": chosen.correction}
     if config.nodes:
         common["nodes"] = Nodes(tuple(config.nodes), config.workers)
     if chosen.max_update_norm == "auto" or (chosen.robust and chosen.max_update_norm is None):

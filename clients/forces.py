@@ -17,15 +17,21 @@ class Forces:
         At least 0.
     direction : tensor, shape (P,), optional
         Added as it is (mu m of ``momentum_mixing=quasi_global``).
+    correction : tensor, shape (P,), optional
+        Added to the mean gradient of the samples (``correction=tracking``): to a partial step by the finished share of
+        its batch, as its gradient and, with a correction, weight decay enter.
     """
 
     anchor: Tensor | None = None
     anchor_strength: float = 0.0
     direction: Tensor | None = None
+    correction: Tensor | None = None
 
-    def add_to(self, gradient: Tensor, parameters: Tensor) -> None:
-        """Add the forces at ``parameters`` to a step's gradient, in place."""
+    def add_to(self, gradient: Tensor, parameters: Tensor, share: float) -> None:
+        """Add the forces at ``parameters`` to the gradient, in place, of a step with a finished share of its batch."""
         if self.anchor is not None:
             gradient.add_(parameters - self.anchor, alpha=self.anchor_strength)
         if self.direction is not None:
             gradient.add_(self.direction)
+        if self.correction is not None:
+            gradient.add_(self.correction, alpha=share)

@@ -160,14 +160,15 @@ class Steps:
         return {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
 
     @torch.no_grad()
-    def take(self, batch_size: int, forces: Forces) -> None:
-        """Take a step by the gradient, a sum over the samples of a batch, and the forces on it."""
+    def take(self, batch_size: int, samples: int, forces: Forces) -> None:
+        """Take a step by the gradient, a sum over ``samples`` of a batch, and the forces on it."""
         direction = self._parameter.grad
         assert direction is not None
         direction.div_(batch_size)
         if self._max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_([self._parameter], self._max_grad_norm)
-        if self._decay:
-            direction.add_(self._parameter, alpha=self._decay)
-        forces.add_to(direction, self._parameter)
+        share = samples / batch_size
+        if self._decay:  # with a correction, which makes up for it, of a partial step as much as of the gradient
+            direction.add_(self._parameter, alpha=self._decay * (1.0 if forces.correction is None else share))
+        forces.add_to(direction, self._parameter, share)
         self._optimizer.step()

@@ -103,7 +103,7 @@ def train(
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)
             if samples > start:
-                steps.take(instructions.batch_size, forces)
+                steps.take(instructions.batch_size, samples - start, forces)
             if stopped:
                 break
     seconds = clock.seconds

@@ -18,6 +18,7 @@ from echelon.protocol.messages import (
     ANCHOR,
     ARRAYS,
     CONFIG,
+    CORRECTION,
     DIRECTION,
     INITIAL,
     METRICS,
@@ -235,7 +236,8 @@ class Worker:
 
     def _forces(self, content: RecordDict, instructions: TrainInstructions) -> Forces:
         anchor = self._vector(content, ANCHOR)
-        return Forces(anchor, instructions.anchor_strength, self._vector(content, DIRECTION))
+        direction, correction = self._vector(content, DIRECTION), self._vector(content, CORRECTION)
+        return Forces(anchor, instructions.anchor_strength, direction, correction)
 
     def _vector(self, content: RecordDict, key: str) -> torch.Tensor | None:
         return self.model.flatten(content.array_records[key]) if key in content else None

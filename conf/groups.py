@@ -166,6 +166,10 @@ class Synchronous(Strategy):
         "each worker keeps its momentum (not where there is one model), or it is averaged as the models are, at twice "
         "the traffic, or the server keeps one that follows the worker's model over mixing"
     )
+    correction: Literal["none", "tracking"] = key(
+        "what workers add to their gradients: tracking = their neighbours' mean gradient minus their own, at twice the "
+        "traffic (SCAFFOLD, gradient tracking)"
+    )
 
 
 @schema

@@ -157,7 +157,7 @@ class ALDSGD(Gossip):
             degree_graph=degree_graph,
             gate=self._gates(plain, leaders, numbers),
         )
-        return self.clipped(replace(plain, matrix=matrix, leaders=leaders), numbers)
+        return self.clipped(replace(plain, matrix=matrix, leaders=leaders, base=plain.matrix), numbers)
 
     def _gates(self, plain: Mixing, leaders: Leaders, numbers: RoundNumbers) -> NDArray[np.bool_] | None:
         """Return who follows its leader by loss, (N,): whose leader is better than its own mixed model."""

@@ -37,7 +37,7 @@ class AllReduce(FlowerStrategy):
         if not len(present):
             return Mixing(np.eye(num_workers), graph, np.zeros(num_workers))
         models_sent = np.zeros(num_workers)
-        models_sent[present] = models_in_ring(len(present))
+        models_sent[present] = self.models_sent(len(present))
         if self.robust:
             return Mixing(TrimmedMean(present, assumed_liars(len(present))), graph, models_sent)
         return Mixing(Mean(_weights(numbers)), graph, models_sent)
@@ -53,6 +53,10 @@ class AllReduce(FlowerStrategy):
         weights = _weights(numbers)[present]
         factors *= np.divide(weights @ steps, steps, out=np.zeros_like(steps), where=steps > 0)
         return factors
+
+    def models_sent(self, num_workers: int) -> float:
+        """Return the models that each worker sends in a round around a ring; mean gradients are as large as models."""
+        return models_in_ring(num_workers) * (2 if self.correction == "tracking" else 1)
 
     def load_global(self, arrays: ArrayRecord) -> None:
         """Let every worker continue from the given model, which may be the average with noise added to it."""

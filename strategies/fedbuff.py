@@ -91,6 +91,7 @@ class FedBuff(FlowerStrategy):
 
     needs_server = "updates are buffered at the server"
     momentum_choices = ("local",)
+    correction_choices = ("none",)
     _schedule: _Schedule
     _step: _Step
 

@@ -133,7 +133,7 @@ class Gossip(FlowerStrategy):
         """Return the rule's matrix, restricted to the workers present."""
         matrix, active = self.rule.at(numbers.round - 1)
         graph = active if len(numbers.present) == self.num_workers else among(active, numbers.present)
-        models = 2 if self.momentum_mixing == "mixed" and self.sgd.momentum else 1
+        models = 1 + bool(self.momentum_mixing == "mixed" and self.sgd.momentum) + (self.correction == "tracking")
         return Mixing(restrict(matrix, numbers.present), graph, models * degrees(graph))
 
     def clipped(self, mixing: Mixing, numbers: RoundNumbers) -> Mixing:

@@ -10,7 +10,7 @@ from echelon.server.metrics import communication_seconds
 from echelon.server.options import Options
 from echelon.server.updates import Received
 
-from .all_reduce import AllReduce, models_in_ring
+from .all_reduce import AllReduce
 
 
 class OverSelection(AllReduce):
@@ -55,7 +55,7 @@ class OverSelection(AllReduce):
         if len(replies) < k:
             return received
         session = self.session
-        models_sent = np.full(len(session.roster), models_in_ring(k))
+        models_sent = np.full(len(session.roster), self.models_sent(k))
         communication = communication_seconds(models_sent, session.layout.num_bytes, session.roster)
         arrival = {rank: reply.report.seconds + communication[rank] for rank, reply in replies.items()}
         first = sorted(replies, key=lambda rank: (arrival[rank], rank))[:k]

@@ -93,12 +93,15 @@ class Mixing:
         Models that each worker sends in a peer-to-peer deployment.
     leaders : Leaders or None
         Whom each worker follows, for a strategy with leaders.
+    base : ndarray, sparse array, Mean or None
+        The matrix without leaders, by which corrections are combined; None where that is ``matrix``.
     """
 
     matrix: Matrix
     graph: nx.Graph | Complete
     models_sent: Floats
     leaders: Leaders | None = None
+    base: Matrix | None = None
 
 
 @dataclass(frozen=True)

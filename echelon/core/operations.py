@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from echelon.algorithms import mixing as algorithms
 from echelon.algorithms import robust
 from echelon.core.layout import Row
-from echelon.core.mixing import Floats, Matrix, Mean, TrimmedMean
+from echelon.core.mixing import Floats, Ints, Matrix, Mean, Mixing, TrimmedMean
 from echelon.core.strategy import Order
 
 Rows = NDArray[np.float32]
@@ -34,6 +34,20 @@ def mix(matrix: Matrix, rows: Rows, columns: int | None = None) -> None:
         algorithms.average(matrix.weights, rows, size)
     else:
         algorithms.mix(matrix, rows, columns)
+
+
+def base_matrix(mixing: Mixing, ranks: Ints) -> Floats:
+    """Return the matrix by which corrections are combined, (N, N): without leaders, and restricted to some ranks.
+
+    Raises
+    ------
+    ValueError
+        If the models are combined by no matrix.
+    """
+    matrix = mixing.matrix if mixing.base is None else mixing.base
+    if isinstance(matrix, TrimmedMean):
+        raise ValueError("strategy.correction must be none with a trimmed mean, which is no matrix; got tracking")
+    return algorithms.restrict(matrix if isinstance(matrix, np.ndarray) else matrix.toarray(), ranks)
 
 
 def mean_drift(matrix: Matrix, rows: Rows, columns: int | None = None) -> float:

@@ -15,6 +15,7 @@ from echelon.core.work import FullBatch, WorkPolicy
 Order = Literal["adapt_then_combine", "combine_then_adapt"]
 Losses = Literal["train", "held_out"]
 MomentumMixing = Literal["local", "mixed", "quasi_global"]
+Correction = Literal["none", "tracking"]
 
 
 class Host(Protocol):
@@ -99,6 +100,9 @@ class Strategy(ABC):
         buffers are combined by the matrix of the models. ``quasi_global``: the host keeps a buffer m for each worker;
         the worker's steps have the direction mu m + g, and m follows the worker's model over mixing, see
         :func:`echelon.algorithms.corrections.quasi_global`. By default that of the class.
+    correction : {"none", "tracking"}
+        What workers add to their gradients, against the drift of unlike shards. ``tracking``: the difference between
+        their neighbours' mean gradient and their own, see :func:`echelon.algorithms.corrections.tracked`.
 
     Attributes
     ----------
@@ -106,7 +110,9 @@ class Strategy(ABC):
         X+ = W Y, or X+ = W X + (Y - X).
     momentum_mixing : {"local", "mixed", "quasi_global"}
         See above; the host carries it out.
-    momentum_choices : tuple of str
+    correction : {"none", "tracking"}
+        See above; the host carries it out.
+    momentum_choices, correction_choices : tuple of str
         Those of the class.
     losses : {"train", "held_out"}
         The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
@@ -119,6 +125,7 @@ class Strategy(ABC):
     order: Order = "adapt_then_combine"
     momentum_mixing: MomentumMixing = "local"
     momentum_choices: tuple[MomentumMixing, ...] = get_args(MomentumMixing)
+    correction_choices: tuple[Correction, ...] = get_args(Correction)
     losses: Losses = "train"
     needs_server: str = ""
     num_workers: int
@@ -131,6 +138,7 @@ class Strategy(ABC):
         seed: int = 0,
         held_out_loss: Callable[[Any], float] | None = None,
         momentum_mixing: MomentumMixing | None = None,
+        correction: Correction = "none",
     ) -> None:
         self.work: WorkPolicy = work or FullBatch()
         self.sgd = sgd or SGD()
@@ -139,6 +147,8 @@ class Strategy(ABC):
         if momentum_mixing is not None:
             _check("momentum_mixing", momentum_mixing, self.momentum_choices, type(self))
             self.momentum_mixing = momentum_mixing
+        _check("correction", correction, self.correction_choices, type(self))
+        self.correction: Correction = correction
 
     @property
     def host_momentum(self) -> float:

@@ -39,7 +39,7 @@ class Peer:
         Trained by the script; its parameters with a gradient are mixed in place. Buffers stay at their worker.
     optimizer : torch.optim.Optimizer, optional
         Of the script; needed where a strategy averages its state (all-reduce) or acts in its steps
-        (``force="in_step"``, ``momentum_mixing="quasi_global"``).
+        (``force="in_step"``, ``momentum_mixing="quasi_global"``, ``correction="tracking"``).
     samples : int
         Samples that this worker holds, for strategies that weigh workers by them; 0 if unknown.
     store : torch.distributed.Store, optional
@@ -157,7 +157,7 @@ class Peer:
         trained = self._rounds.buffers.take(self._start)
         flatten(self._parameters, self._group.device, out=trained)
         vectors = self._averaged_state()
-        length = self._steps.end(report.samples)
+        length, gradient = self._steps.end(report.samples)
         models, states, numbers = self._rounds.finish(
             begun,
             {self.rank: self._start},
@@ -165,6 +165,7 @@ class Peer:
             {self.rank: report},
             [{self.rank: flatten(vector, self._group.device)} for vector in vectors],
             lengths={self.rank: length},
+            gradients={} if gradient is None else {self.rank: gradient},
         )
         self._rounds.buffers.give([self._start, trained])
         self._start = models[self.rank]

@@ -6,10 +6,8 @@ from typing import Any, NamedTuple
 
 import networkx as nx
 import numpy as np
-import torch
 from torch import Tensor
 
-from echelon.algorithms.corrections import quasi_global
 from echelon.core.mixing import Floats, Ints, Leaders, Mixing, Pull
 from echelon.core.strategy import RoundNumbers, Strategy
 from echelon.core.tally import Tally
@@ -17,6 +15,7 @@ from echelon.core.targets import RoundTargets
 from echelon.peer.buffers import Buffers
 from echelon.peer.exchange import Exchange, Rows
 from echelon.peer.group import Group
+from echelon.peer.vectors import Vectors
 
 
 class Report(NamedTuple):
@@ -50,11 +49,14 @@ class Instructions(RoundTargets):
     directions : dict of int to tensor, shape (P,)
         What is added to the gradients of the workers of this process, mu m of ``momentum_mixing=quasi_global``; empty
         for none.
+    corrections : dict of int to tensor, shape (P,)
+        What is added to them with ``correction=tracking``, and is part of a corrected gradient; empty for none.
     """
 
     anchors: Rows = field(default_factory=dict)
     anchor_strengths: Floats = field(default_factory=lambda: np.zeros(0))
     directions: Rows = field(default_factory=dict)
+    corrections: Rows = field(default_factory=dict)
 
 
 class Rounds:
@@ -102,7 +104,7 @@ class Rounds:
         self.strategy, self.group = strategy, group
         self.tally = Tally.none(group.num_workers)
         self.leaders: Leaders | None = None
-        self._momentum: Rows = {}
+        self._vectors = Vectors(strategy, group)
         self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
         self._arrays = arrays
         self.buffers = Buffers()
@@ -110,8 +112,7 @@ class Rounds:
     def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
         """Return the instructions of the next round, given the models at its start by rank."""
         begun = Instructions.make(self.tally.round + 1, self.strategy.work, self.tally, self._batch_ratios)
-        if momentum := self.strategy.host_momentum:
-            begun = replace(begun, directions={rank: momentum * self._buffer(rank, row) for rank, row in rows.items()})
+        begun = replace(begun, directions=self._vectors.directions(rows), corrections=self._vectors.corrections(rows))
         pull = self._pull(begun.round)
         if pull is None:
             return begun
@@ -131,6 +132,7 @@ class Rounds:
         reports: Mapping[int, Report],
         together: Sequence[Mapping[int, Tensor]] = (),
         lengths: Mapping[int, float | None] | None = None,
+        gradients: Mapping[int, Tensor] | None = None,
     ) -> tuple[Rows, list[Rows], RoundNumbers]:
         """Combine the models of a round.
 
@@ -149,6 +151,9 @@ class Rounds:
         lengths : mapping of int to float or None, optional
             F lr of the workers of this process, for ``momentum_mixing=quasi_global``; with None a worker keeps its
             buffer. By default that of the strategy's ``work`` and ``sgd``.
+        gradients : mapping of int to float32 tensor, shape (P,), optional
+            Mean corrected gradients of the workers in ``trained`` that have processed samples, needed for
+            ``correction=tracking``; one that is missing counts as zeros.
 
         Returns
         -------
@@ -163,9 +168,9 @@ class Rounds:
         self.tally.round = begun.round
         combined = host.combine(mixing)
         host.close()
-        if self.strategy.host_momentum:
-            default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
-            self._follow(rows, combined, lengths or dict.fromkeys(trained, default))
+        default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
+        self._vectors.follow(rows, combined, lengths or dict.fromkeys(trained, default))
+        self._vectors.track(rows, gradients or {}, mixing, numbers)
         if self.strategy.momentum_mixing == "mixed":
             together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
         return combined, [dict(values) for values in together], numbers
@@ -181,17 +186,6 @@ class Rounds:
         if self.strategy.held_out_loss is None:
             raise ValueError("held_out_loss must be a function of a model's arrays; got none")
         return {rank: self.strategy.held_out_loss(self._arrays(rank, row)) for rank, row in rows.items()}
-
-    def _buffer(self, rank: int, like: Tensor) -> Tensor:
-        """Return a worker's quasi-global momentum."""
-        return self._momentum.setdefault(rank, torch.zeros_like(like))
-
-    def _follow(self, starts: Mapping[int, Tensor], mixed: Rows, lengths: Mapping[int, float | None]) -> None:
-        """Let the quasi-global momentum follow the models of the workers that took part."""
-        for rank, length in lengths.items():
-            if length is not None:
-                buffer, momentum = self._buffer(rank, mixed[rank]), self.strategy.host_momentum
-                self._momentum[rank] = quasi_global(buffer, starts[rank], mixed[rank], momentum=momentum, length=length)
 
     def _numbers(
         self, begun: Instructions, trained: Mapping[int, Tensor], reports: Mapping[int, Report]

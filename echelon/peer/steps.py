@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from echelon.core.strategy import Strategy
-from echelon.peer.model import pieces
+from echelon.peer.model import flatten, pieces
 from echelon.peer.rounds import Instructions
 
 
@@ -27,7 +27,7 @@ class Steps:
     Raises
     ------
     ValueError
-        If the strategy keeps the momentum itself and the optimiser is no SGD, or has momentum of its own.
+        If the strategy needs SGD and the optimiser is none, or needs one without momentum of its own.
     """
 
     def __init__(
@@ -39,9 +39,12 @@ class Steps:
     ) -> None:
         if strategy.host_momentum:
             _require_plain_sgd(optimizer)
+        if strategy.correction == "tracking":
+            _require_sgd(optimizer, "must be torch.optim.SGD for strategy.correction=tracking")
         self._optimizer, self._parameters, self._rank = optimizer, parameters, rank
         self._begun: Instructions | None = None
         self._count, self._length = 0, 0.0
+        self._sum: Tensor | None = None
         if optimizer is not None:
             optimizer.register_step_pre_hook(lambda *arguments: self._before_step())
 
@@ -55,14 +58,23 @@ class Steps:
         """
         if begun.anchors and self._optimizer is None:
             raise ValueError("optimizer must be given with strategy.force=in_step, which acts in its steps; got None")
-        self._begun, self._count, self._length = begun, 0, 0.0
+        self._begun, self._count, self._length, self._sum = begun, 0, 0.0, None
 
-    def end(self, samples: int) -> float | None:
-        """End the round; return F lr: of the steps taken for ``samples``, scaled to the target; None without steps."""
+    def end(self, samples: int) -> tuple[float | None, Tensor | None]:
+        """End the round, in which the worker has processed ``samples``.
+
+        Returns
+        -------
+        length : float or None
+            F lr, that of the steps taken scaled to the target; None without steps.
+        gradient : tensor, shape (P,), or None
+            Mean of the corrected gradients, where the strategy corrects them.
+        """
         begun, self._begun = self._begun, None
         if begun is None or not self._count or not samples:
-            return None
-        return self._length * float(begun.target_samples[self._rank]) / samples
+            return None, None
+        length = self._length * float(begun.target_samples[self._rank]) / samples
+        return length, None if self._sum is None else self._sum / self._count
 
     def _before_step(self) -> None:
         if self._begun is None or self._optimizer is None:
@@ -71,6 +83,11 @@ class Steps:
         self._length += float(self._optimizer.param_groups[0]["lr"])
         if self._begun.anchors:
             self._pull(self._begun.anchors[self._rank], float(self._begun.anchor_strengths[self._rank]))
+        if self._begun.corrections:
+            correction = self._begun.corrections[self._rank]
+            self._add(correction)
+            gradient = flatten([p.grad for p in self._parameters if p.grad is not None], correction.device)
+            self._sum = gradient if self._sum is None else self._sum.add_(gradient)
         if self._begun.directions:
             self._add(self._begun.directions[self._rank])
 
@@ -86,11 +103,16 @@ class Steps:
             parameter.grad.add_(piece.to(parameter.device))
 
 
+def _require_sgd(optimizer: torch.optim.Optimizer | None, what: str) -> torch.optim.Optimizer:
+    if not isinstance(optimizer, torch.optim.SGD):
+        raise ValueError(f"optimizer {what}; got {None if optimizer is None else type(optimizer).__name__}")
+    return optimizer
+
+
 def _require_plain_sgd(optimizer: torch.optim.Optimizer | None) -> None:
     """Check that the momentum is not applied twice, and that all parameters have one learning rate."""
     what = "must be torch.optim.SGD with momentum=0 and one learning rate for strategy.momentum_mixing=quasi_global"
-    if not isinstance(optimizer, torch.optim.SGD):
-        raise ValueError(f"optimizer {what}; got {None if optimizer is None else type(optimizer).__name__}")
+    optimizer = _require_sgd(optimizer, what)
     for name in ("momentum", "lr"):
         values = sorted({float(group[name]) for group in optimizer.param_groups})
         if len(values) > 1 or (name == "momentum" and values[0]):

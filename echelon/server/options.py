@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord
 
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
-from echelon.core.strategy import MomentumMixing
+from echelon.core.strategy import Correction, MomentumMixing
 from echelon.core.work import WorkPolicy
 from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.identity import Nodes
@@ -60,6 +60,8 @@ class Options(TypedDict, total=False):
     momentum_mixing : {"local", "mixed", "quasi_global"}
         What becomes of momentum when models are combined, see :class:`echelon.core.strategy.Strategy`; by default
         ``local``, and ``mixed`` where there is one model.
+    correction : {"none", "tracking"}
+        What workers add to their gradients, see :class:`echelon.core.strategy.Strategy`.
     buffers : iterable of str
         Names of arrays that are not mixed; by default those of BatchNorm.
     window : int
@@ -91,6 +93,7 @@ class Options(TypedDict, total=False):
     robust: bool
     held_out_loss: Callable[[ArrayRecord], float] | None
     momentum_mixing: MomentumMixing | None
+    correction: Correction
     buffers: Iterable[str] | None
     window: int | None
     roster_timeout: float

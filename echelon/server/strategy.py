@@ -68,6 +68,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             seed=options.get("seed", 0),
             held_out_loss=options.get("held_out_loss"),
             momentum_mixing=options.get("momentum_mixing"),
+            correction=options.get("correction", "none"),
         )
         self.eval_every = options.get("eval_every", 1)
         if self.eval_every < 1:
@@ -84,6 +85,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             options["norm_limit"] = AutoNormLimit()
         if options.get("norm_limit") is not None:
             self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
+        if self.correction == "tracking":
+            vectors.check_tracking(options)
         self._options = options
         self._session: Session | None = None
         self._round: Round | None = None
@@ -298,6 +301,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         received = self.filter_replies(received, begun.recipients)
         timed_out = received.timed_out(begun.recipients)
         session.processor.remember(timed_out, state)
+        gradients = vectors.mean_gradients(self, received.replies, instructions, state, session.layout)
         advance_state(received.replies, instructions, state, self.work)
         held_out_loss = self.held_out_loss if self.losses == "held_out" else None
         measured = measured_losses(received.replies, session.layout, len(state.rows), held_out_loss)
@@ -310,6 +314,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         if mixing.leaders is not None:
             state.extras[vectors.LEADERS] = np.stack([mixing.leaders.best, mixing.leaders.degree]).astype(np.int64)
         drift = self.aggregate(updated, mixing)
+        vectors.track(gradients, mixing, state, session.layout)
         record = round_record(begun, received, timed_out, mixing, session, self.work)
         record["mean_drift"] = drift
         state.round = instructions.round

@@ -1,5 +1,6 @@
 """What is as large as a model and goes with it: what a worker gets beside its row, and what changes with the rows."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,22 +8,25 @@ import numpy as np
 from flwr.app import ArrayRecord
 from numpy.typing import NDArray
 
-from echelon.algorithms.corrections import quasi_global
+from echelon.algorithms.corrections import mean_gradient, quasi_global, tracked
 from echelon.core import operations
 from echelon.core.layout import Row
 from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import DIRECTION
-from echelon.server.instructions import pull_payload
+from echelon.protocol.messages import CORRECTION, DIRECTION
+from echelon.server.instructions import RoundInstructions, pull_payload
+from echelon.server.options import Options
+from echelon.server.replies import Reply
 from echelon.server.state import ServerState
 
 LEADERS = "leaders"
 _QUASI_GLOBAL = "quasi_global"
+_TRACKING = "tracking"
 
 
 def check(strategy: Strategy, layout: ArrayLayout) -> None:
-    """Check that the workers' steps are those of the SGD that a strategy's momentum is for.
+    """Check that the workers' steps are those of the SGD that a strategy's momentum or correction is for.
 
     Raises
     ------
@@ -31,6 +35,25 @@ def check(strategy: Strategy, layout: ArrayLayout) -> None:
     """
     if strategy.host_momentum and not layout.has_momentum:
         raise ValueError("strategy.momentum_mixing=quasi_global needs optimizer.name=sgd and optimizer.state=server")
+    if strategy.correction == "tracking" and not layout.has_momentum:
+        raise ValueError("strategy.correction=tracking needs optimizer.name=sgd and optimizer.state=server")
+
+
+def check_tracking(options: Options) -> None:
+    """Check that mean gradients can be computed from the replies: each is what its worker made of this round's row.
+
+    Raises
+    ------
+    ValueError
+        If an option stands against it.
+    """
+    reason = "with strategy.correction=tracking, which computes gradients from whole updates"
+    if options.get("robust"):
+        raise ValueError(f"strategy.robust must be false {reason}; got true")
+    if (limit := options.get("norm_limit")) is not None:
+        raise ValueError(f"strategy.max_update_norm must be null {reason}; got {getattr(limit, 'value', 'auto')}")
+    if options.get("fold_late"):
+        raise ValueError(f"work.fold_late must be false {reason} of this round; got true")
 
 
 def payload(
@@ -46,6 +69,8 @@ def payload(
     if strategy.host_momentum:
         buffer = _kept(_QUASI_GLOBAL, state, layout)[rank]
         records[DIRECTION] = layout.parameter_arrays(np.float32(strategy.host_momentum) * buffer)
+    if strategy.correction == "tracking":
+        records[CORRECTION] = layout.parameter_arrays(_kept(_TRACKING, state, layout)[rank])
     return records, settings
 
 
@@ -66,6 +91,47 @@ def combine(
         kept, now = _kept(_QUASI_GLOBAL, state, layout), state.rows[rank, :size]
         kept[rank] = quasi_global(kept[rank], start, now, momentum=strategy.host_momentum, length=length)
     return drift
+
+
+def mean_gradients(
+    strategy: Strategy,
+    replies: Mapping[int, Reply],
+    instructions: RoundInstructions,
+    state: ServerState,
+    layout: ArrayLayout,
+) -> dict[int, Row]:
+    """Return the mean corrected gradients z_i of the workers that have finished something; none without tracking.
+
+    The state must be that of the start of the round: the workers' momentum is compared with theirs.
+    """
+    found: dict[int, Row] = {}
+    if strategy.correction != "tracking":
+        return found
+    mixed, momentum = layout.mixed, strategy.worker_sgd.momentum
+    for rank, reply in replies.items():
+        if reply.row is None or not reply.report.samples:
+            continue
+        steps = reply.report.samples / int(instructions.batch_sizes[rank])
+        known: dict[str, Any] = {"learning_rate": strategy.sgd.at(instructions.round), "steps": steps}
+        if state.momentum is not None and reply.momentum is not None:
+            known |= {"momentum": momentum, "before": state.momentum[rank, mixed], "after": reply.momentum[mixed]}
+        found[rank] = mean_gradient(state.rows[rank, mixed], reply.row[mixed], **known)
+        if strategy.host_momentum:  # every step, partial or not, had its direction
+            share = strategy.host_momentum * math.ceil(steps) / steps
+            found[rank] -= np.float32(share) * _kept(_QUASI_GLOBAL, state, layout)[rank, mixed]
+    return found
+
+
+def track(gradients: Mapping[int, Row], mixing: Mixing, state: ServerState, layout: ArrayLayout) -> None:
+    """Update the corrections of the workers that have a mean gradient; the others keep theirs."""
+    if not gradients:
+        return
+    ranks = np.array(sorted(gradients), dtype=np.int64)
+    averaged = np.stack([gradients[rank] for rank in ranks.tolist()])
+    operations.mix(operations.base_matrix(mixing, ranks)[np.ix_(ranks, ranks)], averaged)
+    kept = _kept(_TRACKING, state, layout)
+    for place, rank in enumerate(ranks.tolist()):
+        kept[rank, layout.mixed] = tracked(kept[rank, layout.mixed], gradients[rank], averaged[place])
 
 
 def _kept(name: str, state: ServerState, layout: ArrayLayout) -> NDArray[np.float32]:

@@ -78,6 +78,13 @@ GRAPHS = {
     "strategy=all_reduce strategy.momentum_mixing=quasi_global optimizer.name=adamw": (
         "strategy.momentum_mixing=quasi_global needs optimizer.name=sgd; got adamw"
     ),
+    "strategy=d_psgd strategy.correction=tracking optimizer.state=reset": (
+        "strategy.correction=tracking needs optimizer.state=server; got reset"
+    ),
+    "strategy.correction=tracking strategy.max_update_norm=2": (
+        "strategy.max_update_norm must be null with strategy.correction=tracking, which computes gradients from whole "
+        "updates; got 2.0"
+    ),
     "strategy=over_selection strategy.momentum_mixing=local": (
         "strategy.momentum_mixing must be mixed or quasi_global with OverSelection; got local"
     ),

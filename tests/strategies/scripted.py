@@ -11,6 +11,7 @@ from echelon.engines.inline import InlineGrid
 from echelon.protocol.messages import (
     ARRAYS,
     CONFIG,
+    CORRECTION,
     DIRECTION,
     METRICS,
     ROSTER_QUERY,
@@ -66,8 +67,10 @@ def app(script: Script) -> ClientApp:
             100, done, minibatches, script.loss(rank, instructions), script.seconds(rank, instructions)
         )
         trained = x + (script.centres[rank] - x) / 2
-        if DIRECTION in message.content:
-            trained -= instructions.learning_rate * float(message.content.array_records[DIRECTION]["w"].numpy()[0])
+        for key, weight in ((DIRECTION, 1.0), (CORRECTION, script.share(rank, instructions))):
+            if key in message.content:
+                force = float(message.content.array_records[key]["w"].numpy()[0])
+                trained -= instructions.learning_rate * weight * force
         content = RecordDict({ARRAYS: model(trained), METRICS: report.to_metrics()})
         return Message(content, reply_to=message)
 

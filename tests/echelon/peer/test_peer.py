@@ -177,6 +177,33 @@ def test_quasi_global_momentum(three: Pool) -> None:
     np.testing.assert_allclose(three.call(quadratics, strategy, 2, 4), x, rtol=1e-5)
 
 
+@pytest.mark.parametrize("momentum_mixing", ["local", "mixed", "quasi_global"])
+def test_tracking(three: Pool, momentum_mixing: Any) -> None:
+    """Corrections are summed within the steps, whatever the momentum."""
+    work = FullBatch(local_steps=2, batch_size=8, minibatch_size=8)
+    mu = 0.5 if momentum_mixing == "quasi_global" else 0.0
+    strategy = DPSGD(
+        "path", work=work, sgd=SGD(0.1, momentum=mu), momentum_mixing=momentum_mixing, correction="tracking"
+    )
+    mixing, x, m, c = metropolis(build("path", 3)), np.full(3, 2.0), np.zeros(3), np.zeros(3)
+    for _ in range(5):
+        before, z = x, np.zeros(3)
+        for _ in range(2):
+            corrected = x - CENTRES + c
+            z = z + corrected / 2
+            x = x - 0.1 * (mu * m + corrected)
+        c, x = c - z + mixing @ z, mixing @ x
+        m = mu * m + (1 - mu) * (before - x) / 0.2
+    np.testing.assert_allclose(three.call(quadratics, strategy, 2, 5), x, rtol=1e-5)
+
+
+def test_tracking_needs_sgd(alone: None) -> None:
+    with pytest.raises(
+        ValueError, match=r"optimizer must be torch.optim.SGD for strategy.correction=tracking; got None"
+    ):
+        Peer(AllReduce(work=FULL, correction="tracking"), scalar(0.0))
+
+
 @pytest.mark.parametrize(
     ("optimiser", "reason"),
     [

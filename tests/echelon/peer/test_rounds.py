@@ -1,5 +1,6 @@
 """Every strategy gives the same models without a server as with one: scripted workers, several rows in each process."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,9 +10,10 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
+from torch import Tensor
 
 from echelon.peer.group import Group
-from echelon.peer.rounds import Report, Rounds
+from echelon.peer.rounds import Instructions, Report, Rounds
 from strategies import ALDSGD, DPSGD, SGD, AllReduce, FedBuff, FlowerStrategy, NormLimit, OverSelection, Partition
 from tests.pool import Pool
 from tests.strategies import scripted
@@ -80,17 +82,27 @@ def _run(name: str, work: str, owners: tuple[int, ...]) -> NDArray[np.float64]:
         asked = _Asked(begun.round)
         there = [rank for rank in group.local if not away(rank, asked)]
         trained = {rank: models[rank] + (CENTRES[rank] - models[rank]) / 2 for rank in there}
-        if begun.directions:
-            trained = {rank: row - 0.1 * begun.directions[rank] for rank, row in trained.items()}
+        for forces, weight in ((begun.directions, lambda *_: 1.0), (begun.corrections, share)):
+            trained = {r: row - 0.1 * weight(r, asked) * forces.get(r, 0.0) for r, row in trained.items()}
         reports = {
             rank: Report(int(begun.target_samples[rank] * share(rank, asked)), seconds(rank, asked), loss(rank, asked))
             for rank in there
         }
-        models = rounds.finish(begun, models, trained, reports)[0]
+        gradients = {
+            rank: mean_gradient(rank, begun, models[rank], row, reports[rank]) for rank, row in trained.items()
+        }
+        models = rounds.finish(begun, models, trained, reports, gradients=gradients)[0]
     found: NDArray[np.float64] = np.full(group.num_workers, np.nan)
     for rank, row in models.items():
         found[rank] = row.item()
     return found
+
+
+def mean_gradient(rank: int, begun: Instructions, start: Tensor, end: Tensor, report: Report) -> Tensor:
+    """Return what the steps of a script add up to, without the momentum that the host adds to each."""
+    steps = report.samples / int(begun.batch_sizes[rank])
+    direction = begun.directions.get(rank, torch.zeros(1))
+    return (start - end) / (0.1 * steps) - math.ceil(steps) / steps * direction
 
 
 def with_a_server(name: str, work: str) -> NDArray[np.float32]:
