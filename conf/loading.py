@@ -17,6 +17,7 @@ from yaml import YAMLError
 from conf import groups
 from conf.errors import ConfigError
 from conf.overrides import as_written, check, choices_of, value_of, wrong_type
+from conf.presets import refuse_preset, with_preset
 from conf.schema import CHOICES, ROOT, Config, entries
 from conf.validation import validate
 from echelon.core import plain_yaml
@@ -47,7 +48,8 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     Parameters
     ----------
     overrides : sequence of str
-        In Hydra's grammar, such as ``strategy=matcha`` or ``strategy.communication_budget=0.3``.
+        In Hydra's grammar, such as ``strategy=matcha`` or ``strategy.communication_budget=0.3``. ``preset=NAME`` stands
+        for those of a preset, which all others override.
 
     Returns
     -------
@@ -59,6 +61,7 @@ def compose(overrides: Sequence[str] = ()) -> Config:
     ConfigError
         With one line that names the key, its value and the allowed values.
     """
+    overrides = with_preset(overrides)
     choices = choices_of(overrides)
     check(overrides, choices)
     try:
@@ -89,6 +92,7 @@ def recompose(config: Config, overrides: Sequence[str] = ()) -> Config:
     ConfigError
         As for :func:`compose`, or if a key must not change.
     """
+    refuse_preset(overrides)
     saved = {group: getattr(config, group).name for group in CHOICES}
     for group, choice in choices_of(overrides, saved).items():
         if choice != saved[group]:

@@ -155,6 +155,12 @@ def value_of(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, parsed.value()
 
 
+def named(override: str) -> tuple[str, str]:
+    """Return the key of an override, and its value as it is written."""
+    parsed = _parse(override)
+    return parsed.key_or_group, parsed.get_value_string()
+
+
 def _parse(text: str) -> Override:
     try:
         override = OverridesParser.create().parse_overrides([text])[0]
