@@ -90,14 +90,17 @@ def _check_optimizer(config: Config, deployed: bool) -> None:
             "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
             "use engine=inline or optimizer.state=server"
         )
-    if (reason := _sgd_at_the_server(config.strategy)) is not None:
+    if (reason := _sgd_at_the_server(config)) is not None:
         for name, needed in (("name", "sgd"), ("state", "server")):
             if (value := getattr(optimizer, name)) != needed:
                 raise ConfigError(f"{reason} needs optimizer.{name}={needed}; got {value}")
 
 
-def _sgd_at_the_server(chosen: groups.Strategy) -> str | None:
+def _sgd_at_the_server(config: Config) -> str | None:
     """Return the setting that needs the workers' SGD, and its momentum, at the server; None if there is none."""
+    chosen = config.strategy
+    if isinstance(config.work, groups.NonBlocking) and config.work.estimator == "memory":
+        return "work.estimator=memory"
     if not isinstance(chosen, groups.Synchronous):
         return None
     one_model = not isinstance(chosen, groups.Decentralised)  # averages the state of any optimiser

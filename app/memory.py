@@ -92,7 +92,8 @@ def _state_vectors(config: Config) -> int:
         return 0
     momentum = int(config.momentum > 0)
     tracking = isinstance(config.strategy, groups.Synchronous) and config.strategy.correction == "tracking"
-    return {"sgd": momentum + tracking, "rmsprop": 1 + momentum, "adagrad": 1}.get(config.optimizer.name, 2)
+    memory = isinstance(config.work, groups.NonBlocking) and config.work.estimator == "memory"
+    return {"sgd": momentum + tracking + memory, "rmsprop": 1 + momentum, "adagrad": 1}.get(config.optimizer.name, 2)
 
 
 def _draws_matchings(strategy: groups.Decentralised) -> bool:

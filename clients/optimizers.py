@@ -168,6 +168,7 @@ class Steps:
         if self._max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_([self._parameter], self._max_grad_norm)
         share = samples / batch_size
+        forces.fill_in(direction, share)
         if self._decay:  # with a correction, which makes up for it, of a partial step as much as of the gradient
             direction.add_(self._parameter, alpha=self._decay * (1.0 if forces.correction is None else share))
         forces.add_to(direction, self._parameter, share)

@@ -102,7 +102,7 @@ def train(
                 loss_sum += loss.item()
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)
-            if samples > start:
+            if samples > start or forces.memory is not None:
                 steps.take(instructions.batch_size, samples - start, forces)
             if stopped:
                 break

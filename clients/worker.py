@@ -21,6 +21,7 @@ from echelon.protocol.messages import (
     CORRECTION,
     DIRECTION,
     INITIAL,
+    MEMORY,
     METRICS,
     MOMENTUM,
     NUM_EXAMPLES,
@@ -237,7 +238,8 @@ class Worker:
     def _forces(self, content: RecordDict, instructions: TrainInstructions) -> Forces:
         anchor = self._vector(content, ANCHOR)
         direction, correction = self._vector(content, DIRECTION), self._vector(content, CORRECTION)
-        return Forces(anchor, instructions.anchor_strength, direction, correction)
+        memory = self._vector(content, MEMORY)
+        return Forces(anchor, instructions.anchor_strength, direction, correction, memory, instructions.remembers)
 
     def _vector(self, content: RecordDict, key: str) -> torch.Tensor | None:
         return self.model.flatten(content.array_records[key]) if key in content else None

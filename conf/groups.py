@@ -120,7 +120,9 @@ class NonBlocking(Work):
     trigger: Literal["fastest", "quorum", "deadline"] = key("event that ends a round")
     quorum: float = key("fraction of workers that must finish, for `trigger=quorum`", "(0, 1]")
     deadline: float | None = key("compute time per round, for `trigger=deadline`", "(0, inf)", unit="s")
-    estimator: Literal["nominal", "finished", "per_worker", "expected"] = key("weight of a partial gradient sum")
+    estimator: Literal["nominal", "finished", "per_worker", "expected", "memory"] = key(
+        "weight of a partial gradient sum; memory = fill in what is missing with the worker's earlier gradient"
+    )
     min_minibatches: int = key("minimum number of mini-batches per worker and round", "[0, inf)")
     target: Literal["full", "rest"] = key("work per round: a full batch, or the remainder of the previous batch")
     grace: float = key(

@@ -116,6 +116,8 @@ class ALDSGD(Gossip):
             raise ValueError(f"strategy.gate=true needs strategy.signal=held_out; got {signal}")
         if gate and force != "after_mixing":
             raise ValueError(f"strategy.gate=true needs strategy.force=after_mixing; got {force}")
+        if force == "in_step" and self.work.remembers:
+            raise ValueError("strategy.force must be after_mixing with work.estimator=memory; got in_step")
         self.gate = gate
         self.weights = {"c1": c1, "c2": c2, "p1": p1, "p2": p2}
         self.every, self.decay = every, decay

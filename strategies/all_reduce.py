@@ -28,6 +28,7 @@ class AllReduce(FlowerStrategy):
 
     momentum_mixing: MomentumMixing = "mixed"
     momentum_choices = ("mixed", "quasi_global")  # one model: no buffer is a worker's own
+    counts_absent = True
     has_robust_rule = True
 
     def mixing(self, numbers: RoundNumbers) -> Mixing:

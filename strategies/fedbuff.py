@@ -105,6 +105,8 @@ class FedBuff(FlowerStrategy):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(**options)
+        if self.work.remembers:
+            raise ValueError("work.estimator must not be memory with strategy=fedbuff, which has no rounds; got memory")
         if isinstance(options.get("norm_limit"), AutoNormLimit):
             raise ValueError(
                 "strategy.max_update_norm must be a number or null with strategy=fedbuff, which has no rounds of all "

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from echelon.algorithms.seeds import rng
 
 Trigger = Literal["fastest", "quorum", "deadline"]
-Estimator = Literal["nominal", "finished", "per_worker", "expected"]
+Estimator = Literal["nominal", "finished", "per_worker", "expected", "memory"]
 
 
 def budget(
@@ -77,8 +77,8 @@ def scales(
         Finished work M_i of each worker, in mini-batches or, if the last one may be short, in samples.
     target : array_like, shape () or (N,)
         The full work M in the same unit.
-    estimator : {"nominal", "finished", "per_worker", "expected"}
-        See :func:`combine`.
+    estimator : {"nominal", "finished", "per_worker", "expected", "memory"}
+        See :func:`combine`. The weights of ``memory`` are the nominal ones; what it adds is no sum of the round.
     expected : array_like, shape (N,), optional
         Running means E[M_i], for ``estimator="expected"``.
 
@@ -95,7 +95,7 @@ def scales(
     done = np.asarray(counts, dtype=np.float64)
     full = np.broadcast_to(np.asarray(target, dtype=np.float64), done.shape)
     match estimator:
-        case "nominal":
+        case "nominal" | "memory":
             return 1.0 / full
         case "finished":
             return (full.sum() / done.sum() if done.sum() > 0 else 0.0) / full
@@ -117,12 +117,13 @@ def combine(
     estimator: Estimator = "nominal",
     *,
     expected: ArrayLike | None = None,
+    memory: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Combine gradient sums over unequal numbers of mini-batches into one descent direction.
 
     ``nominal``: sum_i S_i / (N M). ``finished``: sum_i S_i / sum_i M_i; where targets differ, the direction of
     ``nominal`` times sum_i target_i / sum_i M_i, so that large batches do not count twice. ``per_worker``: mean over
-    workers with M_i > 0 of S_i / M_i. ``expected``: (1/N) sum_i S_i / E[M_i].
+    workers with M_i > 0 of S_i / M_i. ``expected``: (1/N) sum_i S_i / E[M_i]. ``memory``: (1/N) sum_i of :func:`blend`.
 
     Parameters
     ----------
@@ -132,19 +133,56 @@ def combine(
         M_i.
     target : array_like, shape () or (N,)
         M.
-    estimator : {"nominal", "finished", "per_worker", "expected"}
+    estimator : {"nominal", "finished", "per_worker", "expected", "memory"}
         Unbiased for IID shards (``nominal`` up to the finished fraction, ``finished`` with the least variance) or for
-        non-IID shards (``per_worker`` if every M_i >= 1, ``expected`` even if some M_i = 0).
+        non-IID shards (``per_worker`` if every M_i >= 1, ``expected`` even if some M_i = 0, ``memory`` nearly).
     expected : array_like, shape (N,), optional
         Running means E[M_i], for ``expected``.
+    memory : array_like, shape (N, P), optional
+        h_i, for ``memory``; by default no worker has one yet.
 
     Returns
     -------
     ndarray, shape (P,)
         The direction, reduced in rank order.
     """
+    if estimator == "memory":
+        known = np.full(np.shape(sums), np.nan) if memory is None else memory
+        return np.asarray(np.nan_to_num(blend(sums, counts, target, known)).mean(axis=0))
     factors = scales(counts, target, estimator, expected)
     return factors @ np.asarray(sums, dtype=np.float64) / factors.size
+
+
+def blend(sums: ArrayLike, counts: ArrayLike, target: ArrayLike, memory: ArrayLike) -> NDArray[np.float64]:
+    """Return each worker's gradient with what it did not finish filled in, which becomes its memory.
+
+    (M_i / M) g_i + (1 - M_i / M) h_i with g_i = S_i / M_i; a worker without memory h_i uses g_i alone. Kin to MIFA (Gu
+    et al., *Fast federated learning in the presence of arbitrary device unavailability*, NeurIPS 2021), which
+    remembers the updates of absent workers.
+
+    Parameters
+    ----------
+    sums, counts, target
+        As in :func:`combine`.
+    memory : array_like, shape (N, P)
+        h_i; NaN for a worker that has none.
+
+    Returns
+    -------
+    ndarray, shape (N, P)
+        NaN for a worker that has neither finished anything nor a memory.
+
+    Examples
+    --------
+    >>> blend([[2.0]], [1], 4, [[6.0]])
+    array([[5.]])
+    """
+    total, held = np.asarray(sums, dtype=np.float64), np.asarray(memory, dtype=np.float64)
+    done = np.asarray(counts, dtype=np.float64)[:, None]
+    share = done / np.broadcast_to(np.asarray(target, dtype=np.float64), np.shape(counts))[:, None]
+    own = np.divide(total, done, out=np.full_like(total, np.nan), where=done > 0)
+    filled = np.where(done > 0, share * own, 0.0) + (1 - share) * held
+    return np.where(np.isnan(held), own, filled)
 
 
 @dataclass(frozen=True)

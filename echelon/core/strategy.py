@@ -48,7 +48,7 @@ class RoundNumbers:
     mean_samples : float64 ndarray, shape (N,)
         Running mean of ``samples`` over the rounds in which the worker took part.
     shard_sizes : int64 ndarray, shape (N,)
-        Samples that the worker holds.
+        Samples that the worker holds; also of an absent one whose remembered gradient counts.
     batch_sizes : int64 ndarray, shape (N,)
         Samples of a full batch.
     host : Host or None
@@ -116,6 +116,9 @@ class Strategy(ABC):
         Those of the class.
     losses : {"train", "held_out"}
         The losses that the host measures: mean training loss of the round, or loss on a shared held-out batch.
+    counts_absent : bool
+        Whether a remembered gradient counts while its worker is absent (``estimator=memory``): there is one model, and
+        an absent worker's does not stay as it is.
     needs_server : str
         Why models cannot be combined without a server, as a clause; empty if they can.
     num_workers : int
@@ -127,6 +130,7 @@ class Strategy(ABC):
     momentum_choices: tuple[MomentumMixing, ...] = get_args(MomentumMixing)
     correction_choices: tuple[Correction, ...] = get_args(Correction)
     losses: Losses = "train"
+    counts_absent: bool = False
     needs_server: str = ""
     num_workers: int
 

@@ -23,6 +23,7 @@ MOMENTUM = "momentum"
 ANCHOR = "anchor"
 DIRECTION = "direction"
 CORRECTION = "correction"
+MEMORY = "memory"
 SHARD = "shard"
 CONFIG = "config"
 INITIAL = "initial-arrays"
@@ -41,7 +42,8 @@ class TrainInstructions:
 
     ``target_samples`` is the work of the round; 0 means ``local_steps`` full batches. ``budget_seconds`` is infinite
     for blocking work. ``schedule`` is the factor of the learning rate in this round. With ``keeps_optimizer`` the
-    server keeps the state of the worker's optimiser. ``epoch`` and ``position`` are the worker's cursor.
+    server keeps the state of the worker's optimiser. With ``remembers`` it sends, from a worker's second round on, the
+    gradient with which a partial step is filled in. ``epoch`` and ``position`` are the worker's cursor.
     ``run_seconds`` is the start of the round on the time axis of the run. ``wall_clock`` disables a simulated fleet.
     ``persistent`` lets a deployed node keep a trainer process, which is killed if it does not answer within the budget
     plus ``timeout_seconds``, or within ``round_timeout_seconds``, after which the server does not wait for it any more.
@@ -70,6 +72,7 @@ class TrainInstructions:
     persistent: bool = True
     timeout_seconds: float = 600.0
     round_timeout_seconds: float = math.inf
+    remembers: bool = False
 
     def to_config(self) -> ConfigRecord:
         """Return a record with these instructions and Flower's ``server-round``."""

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from echelon.core.tally import Tally
 
+# In ``ServerState.extras``: the momentum that the server keeps for each worker, (N, number of parameters).
+QUASI_GLOBAL = "quasi_global"
+
 
 @dataclass(kw_only=True)
 class ServerState(Tally):

@@ -25,7 +25,7 @@ from echelon.core.layout import Row
 from echelon.core.mixing import Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.messages import TrainInstructions, num_bytes
-from echelon.server import vectors
+from echelon.server import remembered, vectors
 from echelon.server.evaluation import EvaluateFn, consensus_arrays, evaluate_message, evaluate_models, worker_metrics
 from echelon.server.exchange import RunStoppedError
 from echelon.server.instructions import Round, RoundInstructions, limited, train_message
@@ -85,8 +85,9 @@ class FlowerStrategy(Strategy, FlowerBase):
             options["norm_limit"] = AutoNormLimit()
         if options.get("norm_limit") is not None:
             self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
-        if self.correction == "tracking":
-            vectors.check_tracking(options)
+        if self.work.remembers:
+            self.needs_server = "work.estimator=memory remembers the workers' gradients at a server"
+        vectors.check_options(self, options)
         self._options = options
         self._session: Session | None = None
         self._round: Round | None = None
@@ -302,6 +303,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         timed_out = received.timed_out(begun.recipients)
         session.processor.remember(timed_out, state)
         gradients = vectors.mean_gradients(self, received.replies, instructions, state, session.layout)
+        remembered.remember(self, received.replies, instructions, state, session.layout)
         advance_state(received.replies, instructions, state, self.work)
         held_out_loss = self.held_out_loss if self.losses == "held_out" else None
         measured = measured_losses(received.replies, session.layout, len(state.rows), held_out_loss)
@@ -309,6 +311,8 @@ class FlowerStrategy(Strategy, FlowerBase):
         numbers = round_numbers(instructions, received.replies, state)
         factors = self.update_scales(numbers)
         updated = scale_updates(received.replies, factors, state, session.mixed, session.processor.norm_limit)
+        absent = remembered.steps_of_absent(self, received.replies, instructions, state, session.layout)
+        numbers, updated = remembered.counted(numbers, absent, session.shard_sizes), updated | absent
         host = Measurements(state, updated, session.layout, self.order, self.held_out_loss)
         mixing = self.mixing(replace(numbers, host=host))
         if mixing.leaders is not None:

@@ -15,13 +15,13 @@ from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import CORRECTION, DIRECTION
+from echelon.server import remembered
 from echelon.server.instructions import RoundInstructions, pull_payload
 from echelon.server.options import Options
 from echelon.server.replies import Reply
-from echelon.server.state import ServerState
+from echelon.server.state import QUASI_GLOBAL, ServerState
 
 LEADERS = "leaders"
-_QUASI_GLOBAL = "quasi_global"
 _TRACKING = "tracking"
 
 
@@ -37,17 +37,25 @@ def check(strategy: Strategy, layout: ArrayLayout) -> None:
         raise ValueError("strategy.momentum_mixing=quasi_global needs optimizer.name=sgd and optimizer.state=server")
     if strategy.correction == "tracking" and not layout.has_momentum:
         raise ValueError("strategy.correction=tracking needs optimizer.name=sgd and optimizer.state=server")
+    if strategy.work.remembers and not layout.has_momentum:
+        raise ValueError("work.estimator=memory needs optimizer.name=sgd and optimizer.state=server")
 
 
-def check_tracking(options: Options) -> None:
-    """Check that mean gradients can be computed from the replies: each is what its worker made of this round's row.
+def check_options(strategy: Strategy, options: Options) -> None:
+    """Check that gradients, where needed, can be computed from the replies: each is what came of this round's row.
 
     Raises
     ------
     ValueError
         If an option stands against it.
     """
-    reason = "with strategy.correction=tracking, which computes gradients from whole updates"
+    tracking, remembers = strategy.correction == "tracking", strategy.work.remembers
+    if not tracking and not remembers:
+        return
+    if tracking and remembers:
+        raise ValueError("strategy.correction must be none with work.estimator=memory; got tracking")
+    key = "strategy.correction=tracking" if tracking else "work.estimator=memory"
+    reason = f"with {key}, which computes gradients from whole updates"
     if options.get("robust"):
         raise ValueError(f"strategy.robust must be false {reason}; got true")
     if (limit := options.get("norm_limit")) is not None:
@@ -60,14 +68,13 @@ def payload(
     strategy: Strategy, rank: int, server_round: int, state: ServerState, layout: ArrayLayout
 ) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
     """Return what a worker gets beside its row: array records by key, and instructions that go with them."""
-    records: dict[str, ArrayRecord] = {}
-    settings: dict[str, float] = {}
+    records, settings = remembered.payload(strategy, rank, state, layout)
     if LEADERS in state.extras:
         pull = strategy.pull(server_round, Leaders(*state.extras[LEADERS]))
         if pull is not None:
             records, settings = pull_payload(pull, rank, state, layout)
     if strategy.host_momentum:
-        buffer = _kept(_QUASI_GLOBAL, state, layout)[rank]
+        buffer = _kept(QUASI_GLOBAL, state, layout)[rank]
         records[DIRECTION] = layout.parameter_arrays(np.float32(strategy.host_momentum) * buffer)
     if strategy.correction == "tracking":
         records[CORRECTION] = layout.parameter_arrays(_kept(_TRACKING, state, layout)[rank])
@@ -88,7 +95,7 @@ def combine(
         operations.mix(mixing.matrix, state.optimizer)
     length = strategy.work.local_steps * strategy.sgd.at(state.round + 1)
     for rank, start in starts.items():
-        kept, now = _kept(_QUASI_GLOBAL, state, layout), state.rows[rank, :size]
+        kept, now = _kept(QUASI_GLOBAL, state, layout), state.rows[rank, :size]
         kept[rank] = quasi_global(kept[rank], start, now, momentum=strategy.host_momentum, length=length)
     return drift
 
@@ -118,7 +125,7 @@ def mean_gradients(
         found[rank] = mean_gradient(state.rows[rank, mixed], reply.row[mixed], **known)
         if strategy.host_momentum:  # every step, partial or not, had its direction
             share = strategy.host_momentum * math.ceil(steps) / steps
-            found[rank] -= np.float32(share) * _kept(_QUASI_GLOBAL, state, layout)[rank, mixed]
+            found[rank] -= np.float32(share) * _kept(QUASI_GLOBAL, state, layout)[rank, mixed]
     return found
 
 

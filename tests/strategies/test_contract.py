@@ -193,7 +193,13 @@ class TestResume:
     @pytest.mark.parametrize("work", sorted(WORK))
     @pytest.mark.parametrize("name", ["al_dsgd in step", "fedbuff"])
     def test_with_any_work(self, name: str, work: str, tmp_path: Path) -> None:
+        if WORK[work].remembers:
+            pytest.skip("refused: see test_memory.py")
         self.check(tmp_path, STRATEGIES[name], work=WORK[work], model=tiny.linear)
+
+    @pytest.mark.parametrize("name", ["all_reduce", "all_reduce quasi-global", "matcha", "over_selection"])
+    def test_with_remembered_gradients(self, name: str, tmp_path: Path) -> None:
+        self.check(tmp_path, STRATEGIES[name], work=WORK["memory"])
 
     @each_strategy
     def test_when_there_is_nothing_left_to_do(self, make: Factory, tmp_path: Path) -> None:
@@ -279,6 +285,8 @@ def test_foreign_clients(make: Factory, work: str, foreign: ClientApp) -> None:
 def test_any_work_with_any_strategy(make: Factory, work: WorkPolicy) -> None:
     if "combine_then_adapt" in str(make) and work.local_steps > 1:
         pytest.skip("one local step only")
+    if work.remembers and not _takes(make, work):
+        return
     run = tiny.run(make, 2, work=work, sgd=MOMENTUM)
     assert run.strategy.state.round == 2
     assert np.isfinite(run.rows).all()
@@ -286,3 +294,12 @@ def test_any_work_with_any_strategy(make: Factory, work: WorkPolicy) -> None:
         for rank in record["present"]:
             assert record["samples"][rank] > 0
             assert 0 < record["minibatches"][rank] <= record["target_minibatches"][rank]
+
+
+def _takes(make: Factory, work: WorkPolicy) -> bool:
+    """Return whether a strategy takes remembered gradients; one that does not says so."""
+    try:
+        make(work=work)
+    except ValueError as error:
+        return "memory" not in str(error)
+    return True

@@ -220,7 +220,7 @@ class TestAccumulation:
 
 
 class TestPartialWork:
-    @pytest.mark.parametrize("estimator", ["nominal", "finished", "per_worker", "expected"])
+    @pytest.mark.parametrize("estimator", ["nominal", "finished", "per_worker", "expected", "memory"])
     @pytest.mark.parametrize("make", [AllReduce, partial(DPSGD, "ring"), partial(ALDSGD, "ring")])
     def test_without_stragglers_it_is_blocking_work(self, make: Any, estimator: Any) -> None:
         equal: dict[str, Any] = {"devices": tiny.fleet(1), "sgd": HYPER}
@@ -267,7 +267,7 @@ class TestPartialWork:
             gradient = torch.cat([p.grad.reshape(-1) for p in module.parameters() if p.grad is not None])
             np.testing.assert_allclose(self.updates()[rank], -0.5 * gradient.numpy(), atol=1e-6)
 
-    @pytest.mark.parametrize("estimator", ["nominal", "finished", "per_worker", "expected"])
+    @pytest.mark.parametrize("estimator", ["nominal", "finished", "per_worker", "expected", "memory"])
     def test_proportional_batches_with_nobody_late(self, estimator: Any) -> None:
         """Batches of 16, 16, 8 and 4 on devices that are as unequal: every estimator is blocking work."""
         partition = Partition(tiny.partition(4).parts, np.array([1.0, 1.0, 0.5, 0.25]))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from echelon.algorithms.partial import (
     Cursor,
     Estimator,
+    blend,
     budget,
     combine,
     minibatch_sizes,
@@ -232,3 +233,20 @@ class TestCursor:
 )
 def test_minibatch_sizes(batch: int, minibatch: int, sizes: list[int]) -> None:
     assert minibatch_sizes(batch, minibatch) == sizes
+
+
+class TestMemory:
+    sums = np.array([[8.0], [3.0], [0.0], [0.0], [2.0]])
+    counts = np.array([4, 1, 0, 0, 1])
+    memory = np.array([[7.0], [5.0], [6.0], [np.nan], [np.nan]])
+
+    def test_by_hand(self) -> None:
+        """All done; a quarter of 3 and three of 5; nothing, with and without a memory; a first gradient."""
+        found = blend(self.sums, self.counts, 4, self.memory)[:, 0]
+        np.testing.assert_allclose(found, [2.0, 0.25 * 3 + 0.75 * 5, 6.0, np.nan, 2.0])
+
+    def test_the_direction_is_their_mean(self) -> None:
+        assert combine(self.sums, self.counts, 4, "memory", memory=self.memory) == (2 + 4.5 + 6 + 0 + 2) / 5
+
+    def test_targets_by_worker(self) -> None:
+        assert blend([[2.0], [2.0]], [2, 2], [2, 4], [[9.0], [9.0]])[:, 0].tolist() == [1.0, 0.5 * 1 + 0.5 * 9]
