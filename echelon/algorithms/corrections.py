@@ -40,6 +40,7 @@ def quasi_global(buffer: A, start: A, mixed: A, *, momentum: float, length: floa
     Examples
     --------
     >>> import numpy as np
+    >>> from echelon.algorithms.corrections import quasi_global
     >>> quasi_global(np.array([1.0]), np.array([3.0]), np.array([2.0]), momentum=0.5, length=0.1)
     array([5.5])
     """
@@ -79,6 +80,7 @@ def mean_gradient(
     Examples
     --------
     >>> import numpy as np
+    >>> from echelon.algorithms.corrections import mean_gradient
     >>> mean_gradient(np.array([3.0]), np.array([2.0]), learning_rate=0.1, steps=2)
     array([5.])
     """

@@ -174,6 +174,7 @@ def blend(sums: ArrayLike, counts: ArrayLike, target: ArrayLike, memory: ArrayLi
 
     Examples
     --------
+    >>> from echelon.algorithms.partial import blend
     >>> blend([[2.0]], [1], 4, [[6.0]])
     array([[5.]])
     """
