@@ -16,7 +16,7 @@ from echelon.reports import progress
 WORKERS = 3
 SAMPLES = (20, 30, 40)
 # What the worker says of its model: names, and a digest of what does not travel.
-PARTS = {"trainable", "buffers", "tied", "frozen", "momentum", "vectors", "numbers"}
+PARTS = {"trainable", "buffers", "tied", "frozen", "momentum", "vectors", "numbers", "optimizer"}
 MARK = 123  # a pixel value that only the workers' own data has
 
 

@@ -31,7 +31,7 @@ class Graphs:
         >>> from echelon.reports.graphs import Graphs
         >>> graphs = Graphs()
         >>> graphs.shorten({"round": 1, "edges": [[0, 1]]})
-        ({'round': 1, 'graph': 0}, '{"graph":0,"edges":[[0,1]]}\\n')
+        ({'round': 1, 'graph': 0}, '{"graph":0,"edges":[[0,1]]}\n')
         >>> graphs.shorten({"round": 2, "edges": [[0, 1]]})
         ({'round': 2, 'graph': 0}, '')
         >>> graphs.shorten({"round": 3, "edges": "complete"})

@@ -18,7 +18,7 @@ def line(record: Mapping[str, Any]) -> str:
     --------
     >>> from echelon.reports.lines import line
     >>> line({"round": 1, "train_loss_per_worker": [2.2889842987060547, float("nan")]})
-    '{"round":1,"train_loss_per_worker":[2.28898,null]}\\n'
+    '{"round":1,"train_loss_per_worker":[2.28898,null]}\n'
     """
     return json.dumps(_shortened(plain(record)), allow_nan=False, separators=(",", ":")) + "\n"
 
