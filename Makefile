@@ -20,6 +20,7 @@ help:  ## List the targets
 setup: $(READY)  ## Make the environment in .venv
 
 run: $(READY)  ## Run a simulation; overrides in ARGS="strategy=matcha rounds=50"
+	$(info Starting run_sim.py $(ARGS))
 	@$(BIN)/python run_sim.py $(ARGS)
 
 deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes, one run

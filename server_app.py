@@ -16,9 +16,11 @@ from flwr.serverapp import Grid, ServerApp
 
 from app.checks import check
 from app.evaluation import Evaluation
+from app.models import Models
 from app.partition import held_out, make_partition
+from app.stopping import StopAt
 from app.strategy import build as build_strategy
-from app.task import build_model, load_task
+from app.task import build_model, initial_model, load_task
 from conf import (
     Config,
     ConfigError,
@@ -132,13 +134,20 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     stop = stop or Event()
     with view.stage("Loading data and model"), signals.interruptible():
         task = load_task(config, config.task.root)
-        model = build_model(config)
+        continues = config.resume is not None and checkpoint.exists(folder.path / "checkpoint")
+        model = build_model(config) if continues else initial_model(config)
     arrays = ArrayRecord(model.state_dict())
     held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
     evaluation = Evaluation(config, model, task.test, held_out_split, stop)
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
 
+    stop_at = None if config.stop_at is None else StopAt.parse(config.stop_at)
+    last: dict[str, Any] = {}
+
     def report(record: dict[str, Any], state: ServerState) -> None:
+        last.clear()
+        last.update(record)
+        models.round(record, state, strategy.session.layout)
         folder.append_metrics(record)
         tracker.log(record)
         view.round(record)
@@ -157,12 +166,15 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         config.evaluate_workers, len(task.test), config.eval_every, num_rounds=config.rounds, seed=config.seed
     )
     options["evaluate_workers"] = chosen
-    if config.resume is not None and checkpoint.exists(folder.path / "checkpoint"):
+    if continues:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
     if (state := options.get("state")) and (state.round == config.rounds or state.round % config.eval_every == 0):
         _evaluate_last(folder, evaluation, state, ArrayLayout(arrays), strategy.robust, chosen)
+    models, rounds = Models(folder, robust=strategy.robust), config.rounds
+    if state and stop_at is not None and stop_at.is_met(RunFolder.open(folder.path).metrics[-1]):
+        rounds = state.round
     view.start(config.rounds, config.workers)
     trainer = {"persistent": config.deployment.persistent_workers, "timeout_seconds": config.deployment.timeout}
     train_config = {"wall_clock": wall_clock, **trainer}
@@ -173,12 +185,17 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
             strategy.start(
                 grid,
                 arrays,
-                config.rounds,
+                rounds,
                 timeout=config.work.timeout,
                 train_config=ConfigRecord({**train_config}),
                 evaluate_fn=evaluation,
+                should_stop=lambda: stop_at is not None and stop_at.is_met(last),
             )
+        if strategy.state.round < config.rounds:
+            saver.stopped()
+            _evaluate_last(folder, evaluation, strategy.state, ArrayLayout(arrays), strategy.robust, chosen)
         written = RunFolder.open(folder.path)
+        models.finished(written.metrics[-1], strategy.state, strategy.session.layout)
         summary = _summary(config, written.metrics[-1], strategy.state) | _counts(written)
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
@@ -224,7 +241,7 @@ def _evaluate_last(
     chosen: EvaluatedWorkers,
 ) -> None:
     """Evaluate the round that a resumed run continues after, if it was stopped before that or now ends there."""
-    if "consensus_accuracy" not in folder.metrics[-1]:
+    if "consensus_accuracy" not in RunFolder.open(folder.path).metrics[-1]:
         folder.amend_last(evaluate_models(evaluation, state, layout, robust=robust, chosen=chosen)[1])
 
 

@@ -17,7 +17,8 @@ from app import memory, strategy
 from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, compares_features, is_local, to_partition
-from app.task import load_task
+from app.stopping import StopAt
+from app.task import initial_model, load_task
 from clients.devices import resolve
 from conf import Config, ConfigError, groups
 from echelon.algorithms.seeds import rng
@@ -52,6 +53,9 @@ def check(config: Config, *, deployed: bool = False) -> None:
         raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
     _check_strategy(config)
     check_model_path(config)
+    with _in_one_line("stop_at"):
+        if config.stop_at is not None:
+            StopAt.parse(config.stop_at)
     with _in_one_line("fleet.path"):
         make_fleet(config)
     if isinstance(config.partitioner.ratios, list):
@@ -66,6 +70,8 @@ def check(config: Config, *, deployed: bool = False) -> None:
         model = tasks.MODELS[config.model.name]
         if not model.fits(task.input_shape):
             tasks.build_model(config.model.name, task)
+        if config.resume is None:
+            initial_model(config)
     if len(task.train) < config.workers:
         raise ConfigError(
             f"workers must be at most the {len(task.train)} training samples of task={config.task.name}; "

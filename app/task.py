@@ -1,12 +1,14 @@
 """The data and the model that a configuration asks for."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 import tasks
+from app.models import load_into
 from conf import Config
 from tasks import Task
 
@@ -21,6 +23,20 @@ def build_model(config: Config) -> nn.Module:
     """Return a configuration's model; the same values for the same seed."""
     shape = tasks.REGISTRY[config.task.name].shape
     return tasks.build_model(config.model.name, shape or load_task(config, config.task.root), seed=config.seed)
+
+
+def initial_model(config: Config) -> nn.Module:
+    """Return the model that a run starts from: a configuration's own, or that of ``model.init``.
+
+    Raises
+    ------
+    ValueError
+        If the file of ``model.init`` cannot be read or is of another model.
+    """
+    model = build_model(config)
+    if config.model.init is not None:
+        load_into(model, Path(config.model.init).expanduser())
+    return model
 
 
 class TaskData:

@@ -35,6 +35,7 @@ class Model:
     """Model architecture."""
 
     name: str = key("architecture")
+    init: str | None = key("safetensors file to start from, such as `models/consensus.safetensors` of a run")
 
 
 @schema

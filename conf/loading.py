@@ -30,7 +30,7 @@ _NOT_HASHED = (
 
 # The saved state depends on these: samples, partition, random streams and the shape of a row.
 _FIXED = ("seed", "workers", "task", "model", "partitioner", "optimizer")
-_NOT_FIXED = ("task.root", "task.download", "optimizer.max_grad_norm")  # data may be moved
+_NOT_FIXED = ("task.root", "task.download", "optimizer.max_grad_norm", "model.init")  # data may be moved
 
 
 def _store_schema() -> None:

@@ -20,6 +20,7 @@ from conf.schema import CHOICES, ROOT, Entry, entries
 
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text", Any: "a word or a list"}
 _NEEDS_QUOTES = re.compile(r"[^\w/\\.:+%@?|*$ -]|[^\x00-\x7f]")  # all else may stand in a value by itself
+_CONDITION = re.compile(r"stop_at=\w+[<>]=?[\w.+-]+$")
 _TEXT = (str, str | None)
 _PLURALS = {int: "integers", float: "numbers", list[int]: "lists of integers"}
 
@@ -100,9 +101,12 @@ def check(overrides: Sequence[str], choices: Mapping[str, str]) -> None:
 
 
 def as_written(overrides: Sequence[str], choices: Mapping[str, str]) -> list[str]:
-    """Return validated overrides in which a number is quoted if its key takes text: a folder 1.10 is not 1.1."""
+    """Return validated overrides in which a number is quoted if its key takes text: a folder 1.10 is not 1.1.
+
+    So is a condition.
+    """
     known = entries(choices)
-    return [_quoted(text) if _is_text(known, text) else text for text in overrides]
+    return [_quoted(text) if _CONDITION.match(text) or _is_text(known, text) else text for text in overrides]
 
 
 def _is_text(known: Mapping[str, Entry], text: str) -> bool:
@@ -163,7 +167,8 @@ def named(override: str) -> tuple[str, str]:
 
 def _parse(text: str) -> Override:
     try:
-        override = OverridesParser.create().parse_overrides([text])[0]
+        written = _quoted(text) if _CONDITION.match(text) else text
+        override = OverridesParser.create().parse_overrides([written])[0]
     except HydraException as error:
         raise ConfigError(f"{_form(text)}; got {text}") from error
     if override.type is not OverrideType.CHANGE or override.package is not None:

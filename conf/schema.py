@@ -67,6 +67,10 @@ class Config:
     lr_gamma: float = key("factor applied to the learning rate at each milestone", "(0, inf)")
 
     eval_every: int = key("rounds between evaluations; the last round is always evaluated", "[1, inf)", unit="rounds")
+    stop_at: str | None = key(
+        "condition that ends the run after the round that meets it, such as `consensus_accuracy>=0.9`; also "
+        "consensus_loss, train_loss, virtual_seconds, wall_seconds"
+    )
     evaluate_workers: Literal["all", "sample", "best_worst", "none"] = key(
         "workers whose models are evaluated, beside the consensus model: sample = as many, drawn afresh, as cost at "
         "most a third of the training since the last evaluation, and all in the last round; best_worst = those with "

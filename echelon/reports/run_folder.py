@@ -273,6 +273,18 @@ class RunFolder:
         folder.mkdir(exist_ok=True)
         return folder
 
+    def write_model(self, name: str, content: bytes) -> None:
+        """Write a file in ``models/``, created on first use.
+
+        Raises
+        ------
+        RunFolderError
+            If it cannot be written.
+        """
+        with self._writing():
+            (self.path / "models").mkdir(exist_ok=True)
+        self._replace(f"models/{name}", content)
+
     def _write_json(self, name: str, value: Mapping[str, Any]) -> None:
         self._replace(name, json.dumps(plain(value), indent=2, allow_nan=False) + "\n")
 
@@ -287,13 +299,13 @@ class RunFolder:
         self._replace(self._metrics_file.name, "".join(line(short) for short, _ in shortened))
         self._replace(graphs.NAME, "".join(graph for _, graph in shortened))
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, content: str | bytes) -> None:
         """Replace a file atomically, safe against kills and power failures."""
         temporary = (self.path / name).with_suffix(".tmp")
         with self._writing():
             try:
-                with temporary.open("w", encoding="utf-8") as file:
-                    file.write(text)
+                with temporary.open("wb") as file:
+                    file.write(content.encode() if isinstance(content, str) else content)
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(self.path / name)
