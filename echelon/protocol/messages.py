@@ -31,6 +31,9 @@ OPTIMIZER = "optimizer"
 METRICS = "metrics"
 NUM_EXAMPLES = "num-examples"
 
+# Begins the reason of a reply if the user's data, model or functions have failed: the class of that name in `clients`.
+USER_CODE_ERROR = "UserCodeError"
+
 _LONGEST_HEADER = 4096
 _PART_LISTS = ("trainable", "buffers", "vectors", "numbers")
 _NO_NUMBERS = frozenset({"device", "packs", "parts", "buffers"})

@@ -6,11 +6,12 @@ from logging import INFO, WARNING
 from flwr.app import ConfigRecord, Message
 from flwr.supercore import log
 
-from echelon.protocol.messages import RosterEntry, TrainInstructions
+from echelon.protocol.messages import USER_CODE_ERROR, RosterEntry, TrainInstructions
 from echelon.server.exchange import Exchange, RunStoppedError
 from echelon.server.handshake import SETTLE_SECONDS, Handshake, HandshakeFailedError, has_failed, log_failure
 from echelon.server.identity import Identities, Nodes
 from echelon.server.nodes import Assignment, Roster, RosterError, build_roster, read_answer, roster_query
+from echelon.server.transport import is_deployed
 
 # Pauses before the handshake is repeated, if every worker has failed in it.
 _REPEAT_SECONDS = (1.0, 5.0)
@@ -52,7 +53,8 @@ class Registration:
         """Wait for the nodes, query each for its identity, and return the roster.
 
         A node too many is named in the log and stays as a spare for the rank that it claims. If every worker fails in
-        the handshake, it is repeated twice.
+        the handshake, it is repeated twice: the data of a device may come late. In a simulation, what fails in the
+        user's code fails again.
 
         Parameters
         ----------
@@ -73,6 +75,8 @@ class Registration:
             try:
                 return self._handshake(num_workers, timeout)
             except HandshakeFailedError as error:
+                if USER_CODE_ERROR in str(error) and not is_deployed(self._exchange.grid):
+                    raise
                 timeout = end - time.monotonic() - pause
                 if timeout <= 0:
                     raise

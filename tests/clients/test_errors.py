@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from clients import make_client_app
 from clients.errors import UserCodeError, check_takes, described, naming, of_worker
 from echelon.engines.inline import InlineGrid
+from echelon.protocol.messages import USER_CODE_ERROR
 from strategies import AllReduce, AllWorkersFailedError, FullBatch, RosterError
 from tests import tiny
 
@@ -169,8 +170,8 @@ def start(options: dict[str, Any], wall_clock: bool) -> None:
 @pytest.mark.parametrize("wall_clock", [False, True])
 @pytest.mark.parametrize("name", CASES)
 def test_in_a_run(name: str, wall_clock: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real device meets the error as it measures itself, a simulated one when it trains."""
-    monkeypatch.setattr("echelon.server.registration._REPEAT_SECONDS", ())
+    """A real device meets the error as it measures itself, a simulated one when it trains; nothing is tried again."""
+    monkeypatch.setattr("echelon.server.registration._REPEAT_SECONDS", (60.0,))
     options, line = CASES[name]
     with pytest.raises((RosterError, AllWorkersFailedError)) as caught:
         start(options, wall_clock)
@@ -199,6 +200,10 @@ def test_metrics(metrics: Any, line: str) -> None:
     failures = records[-1]["evaluation_failures"]
     assert sorted(failures) == [0, 1]
     assert all(re.search(line, reason) for reason in failures.values())
+
+
+def test_its_name_is_in_the_protocol() -> None:
+    assert UserCodeError.__name__ == USER_CODE_ERROR
 
 
 class TestFunctionsOfOtherArguments:
