@@ -134,3 +134,11 @@ def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
     )
     assert message in ran.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+def test_the_citation_is_that_of_the_project() -> None:
+    """Its version is the project's, and each of its papers is linked in the README."""
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (cited["version"], cited["license"]) == (PROJECT["project"]["version"], PROJECT["project"]["license"])
+    assert all(paper["url"] in readme for paper in cited["references"])
