@@ -228,7 +228,7 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
         config.rounds,
         config.checkpoint_keep,
         folder.sync_metrics,
-        copies=isinstance(config.strategy, groups.FedBuff),
+        copies=isinstance(config.strategy, groups.Asynchronous),
     )
 
 

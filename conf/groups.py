@@ -153,12 +153,27 @@ class Strategy:
 
 
 @schema
-class FedBuff(Strategy):
+class Asynchronous(Strategy):
+    """Tasks that begin and end at different times."""
+
+    staleness_exponent: float = key("an update of staleness s has weight (1 + s)^-exponent", "[0, inf)")
+    server_learning_rate: float = key("server learning rate", "(0, inf)")
+
+
+@schema
+class FedBuff(Asynchronous):
     """Buffered asynchronous aggregation."""
 
     buffer_size: int = key("updates per server step", "[1, inf)")
-    staleness_exponent: float = key("an update of staleness s has weight (1 + s)^-exponent", "[0, inf)")
-    server_learning_rate: float = key("server learning rate", "(0, inf)")
+
+
+@schema
+class FedCompass(Asynchronous):
+    """Numbers of local steps with which workers arrive in groups."""
+
+    q_min: int = key("fewest local steps of a task", "[1, inf)")
+    q_max: int = key("most local steps of a task, at least `q_min`", "[1, inf)")
+    tolerance: float = key("a group expected after t seconds waits (1 + tolerance) t for its members", "[0, inf)")
 
 
 @schema

@@ -18,6 +18,7 @@ from .al_dsgd import ALDSGD
 from .all_reduce import AllReduce
 from .d_psgd import DPSGD
 from .fedbuff import FedBuff
+from .fedcompass import FedCompass
 from .gossip import Gossip
 from .matcha import Matcha
 from .over_selection import OverSelection
@@ -28,6 +29,7 @@ REGISTRY: dict[str, type[FlowerStrategy]] = {
     "matcha": Matcha,
     "al_dsgd": ALDSGD,
     "fedbuff": FedBuff,
+    "fedcompass": FedCompass,
     "over_selection": OverSelection,
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "AllWorkersFailedError",
     "AutoNormLimit",
     "FedBuff",
+    "FedCompass",
     "FlowerStrategy",
     "FullBatch",
     "Gossip",

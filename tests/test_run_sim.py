@@ -36,7 +36,7 @@ QUICK = ["engine=inline", "progress=none", "rounds=2", "eval_every=1", "checkpoi
     [
         ("stratgy=matcha", "unknown key stratgy; did you mean strategy?"),
         ("rounds=many", "rounds must be an integer; got many"),
-        ("strategy=gossip", "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff"),
+        ("strategy=gossip", "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, fedcompass"),
         ("strategy.c1=7.0", "strategy.c1 must lie in [0, 1); got 7.0"),
         ("task=fashion_mnist task.root=nowhere", "task.root"),
         (

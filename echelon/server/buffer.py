@@ -1,4 +1,4 @@
-"""FedBuff's buffer: the updates that make one step of the server."""
+"""The buffer of an asynchronous server: the updates that make one of its steps."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,13 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Update:
-    """A worker's update y - x of the model x that the server sent it ``staleness`` steps ago."""
+    """A worker's update y - x of the model x that the server sent it ``staleness`` steps ago, and what it was asked."""
 
     rank: int
     reply: Reply
     staleness: int
     delta: NDArray[np.float32]
+    target_minibatches: int
 
 
 @dataclass
@@ -49,6 +50,13 @@ class Buffer:
         for factor, update in zip(factors, self.updates, strict=True):
             total += factor * (1 + update.staleness) ** -staleness_exponent * update.delta
         return total / len(self)
+
+    def target_minibatches(self, num_workers: int) -> list[int]:
+        """Return the mini-batches that each worker was to compute, over its updates."""
+        targets = [0] * num_workers
+        for update in self.updates:
+            targets[update.rank] += update.target_minibatches
+        return targets
 
     def replies(self) -> dict[int, Reply]:
         """Return every worker's replies as one, by rank: their sums, and the mean loss over all samples."""

@@ -1,5 +1,6 @@
 """Asynchronous tasks: assignments in flight, completion events and per-worker time accounting."""
 
+import heapq
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from echelon.server.instructions import RoundInstructions
 from echelon.server.replies import Reply
 from echelon.server.state import ServerState
+from echelon.server.updates import Received
 
 _PREFIX = "task_"
 
@@ -77,6 +79,39 @@ class Event:
 
 
 @dataclass
+class Schedule:
+    """Tasks in flight and the events that they lead to.
+
+    ``unsent`` are workers with a new task that has not been sent, ``failed`` workers that wait to be retried, and
+    ``waiting`` workers whose update has arrived, when, and counts only with those of others.
+    """
+
+    tasks: Tasks
+    communication: NDArray[np.float64]
+    instructions: RoundInstructions
+    events: list[Event] = field(default_factory=list)
+    failed: set[int] = field(default_factory=set)
+    unsent: set[int] = field(default_factory=set)
+    waiting: dict[int, Event] = field(default_factory=dict)
+    message_bytes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def earliest(self) -> NDArray[np.float64]:
+        """When each worker's task can end at the earliest, shape (N,): it communicates at least."""
+        return self.tasks.starts + self.communication
+
+    def add(self, received: Received) -> None:
+        """Add the task completions that messages tell of."""
+        earliest, starts = self.earliest.tolist(), self.tasks.starts.tolist()
+        for rank, reply in received.replies.items():
+            heapq.heappush(self.events, Event(earliest[rank] + reply.report.seconds, rank, reply))
+        for rank, seconds in received.offline.items():
+            heapq.heappush(self.events, Event(max(earliest[rank], starts[rank] + seconds), rank, None))
+        for rank, reason in received.rejections.items():
+            heapq.heappush(self.events, Event(earliest[rank], rank, reason))
+
+
+@dataclass
 class TimeAccount:
     """Seconds of communicating and computing since ``began``, by rank; the rest of the time was idle.
 
@@ -96,6 +131,8 @@ class TimeAccount:
     def count(self, rank: int, start: float, now: float) -> None:
         """Count the time up to ``now`` of a task that began at ``start``, without counting any of it twice."""
         begin = max(start, float(self._until[rank]))
+        if now <= begin:
+            return
         middle = min(max(start + float(self.communication[rank]), begin), now)
         self.communicated[rank] += middle - begin
         self.computed[rank] += now - middle

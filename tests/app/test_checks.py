@@ -35,8 +35,7 @@ VALUES = {
         "strategy.robust must be false with OverSelection, which has no robust rule; got true"
     ),
     "strategy=fedbuff strategy.max_update_norm=auto": (
-        "strategy.max_update_norm must be a number or null with strategy=fedbuff, which has no rounds of all workers; "
-        "got auto"
+        "strategy.max_update_norm must be a number or null with FedBuff, which has no rounds of all workers; got auto"
     ),
     "partitioner.ratios=[1,2]": "partitioner.ratios must hold one number per worker (8); got 2",
     "partitioner.features=model": (

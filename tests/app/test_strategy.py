@@ -19,7 +19,7 @@ def test_choices_are_the_registry() -> None:
 
 @pytest.mark.parametrize("choice", CHOICES["strategy"])
 def test_a_choice_gives_its_class_with_its_keys(choice: str) -> None:
-    config = compose([f"strategy={choice}"])
+    config = compose([f"strategy={choice}", "work=full_batch"])
     assert type(strategy.build(config, OPTIONS)) is REGISTRY[choice]
     # Options are not checked when the program runs: a key that is no parameter would vanish among them.
     shared = {f.name for f in fields(groups.Synchronous)}

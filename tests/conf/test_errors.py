@@ -15,7 +15,9 @@ UNKNOWN = {
     "topology.p=0.3": "unknown key topology.p of topology=auto; it belongs to topology=er",
     "engine.name=ray": "unknown key engine.name; select a choice with engine=inline|ray",
     "hydra.run.dir=x": "unknown key hydra.run.dir; did you mean run_dir?",
-    "strategy=foo": "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, matcha, over_selection; got foo",
+    "strategy=foo": (
+        "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, fedcompass, matcha, over_selection; got foo"
+    ),
     "engine=raay": "engine must be one of inline, ray; got raay (did you mean ray?)",
     "engine=null": "engine must be one of inline, ray; got null",
     "engine=": "engine must be one of inline, ray; got nothing",

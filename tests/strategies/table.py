@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from flwr.app import ArrayRecord
 
@@ -11,6 +12,7 @@ from strategies import (
     DPSGD,
     AllReduce,
     FedBuff,
+    FedCompass,
     FlowerStrategy,
     FullBatch,
     Matcha,
@@ -24,6 +26,12 @@ Factory = Callable[..., FlowerStrategy]
 
 def _spread(arrays: ArrayRecord) -> float:
     return float(tiny.vector(arrays).std())
+
+
+def _fed_compass(work: WorkPolicy | None = None, **options: Any) -> FlowerStrategy:
+    """FedCompass sets the steps itself, and has of any work only the size of a step."""
+    sizes = {} if work is None else {"batch_size": work.batch_size, "minibatch_size": work.minibatch_size}
+    return FedCompass(1, 4, work=FullBatch(**sizes), **options)
 
 
 STRATEGIES: dict[str, Factory] = {
@@ -53,6 +61,7 @@ STRATEGIES: dict[str, Factory] = {
     "al_dsgd robust": partial(ALDSGD, "ring", robust=True, held_out_loss=_spread),
     "over_selection": partial(OverSelection, keep=0.75),
     "fedbuff": partial(FedBuff, buffer_size=2),
+    "fedcompass": _fed_compass,
 }
 
 WORK: dict[str, WorkPolicy] = {

@@ -93,7 +93,7 @@ def test_an_absent_worker_on_a_graph_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (partial(FedBuff, work=WORK), "work.estimator must not be memory with strategy=fedbuff, .*; got memory"),
+        (partial(FedBuff, work=WORK), "work.estimator must not be memory with FedBuff, .*; got memory"),
         (partial(AllReduce, work=WORK, robust=True), "strategy.robust must be false with work.estimator=memory, .*"),
         (partial(AllReduce, work=WORK, norm_limit=NormLimit(2.0)), "strategy.max_update_norm must be null with .*"),
         (partial(AllReduce, work=WORK, fold_late=True), "work.fold_late must be false with work.estimator=memory, .*"),

@@ -51,7 +51,7 @@ class ForgingGrid(InlineGrid):
         return [reply, *replies]
 
 
-@pytest.mark.parametrize("name", ["d_psgd", "fedbuff"])
+@pytest.mark.parametrize("name", ["d_psgd", "fedbuff", "fedcompass"])
 @pytest.mark.parametrize(
     "answers", [lambda sent: sent[0], lambda sent: "no message's", lambda sent: ""], ids=["pruned", "unknown", "none"]
 )

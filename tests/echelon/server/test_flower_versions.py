@@ -91,7 +91,7 @@ def second_task_of_worker_one(message: Message) -> bool:
 
 
 @pytest.mark.parametrize("grid", [FakeGrid, AnnouncedGrid])
-@pytest.mark.parametrize("name", ["al_dsgd", "fedbuff"])  # one that waits for all, one that waits for nobody
+@pytest.mark.parametrize("name", ["al_dsgd", "fedbuff", "fedcompass"])  # all, nobody, a group is waited for
 def test_a_run_is_the_same_over_every_signature(name: str, grid: Callable[[], Grid]) -> None:
     known = tiny.run(STRATEGIES[name], on=InlineGrid(tiny.app(devices=UNEQUAL), 4))
     run = tiny.run(STRATEGIES[name], on=grid())
