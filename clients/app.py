@@ -62,8 +62,8 @@ class WorkerApp(ClientApp):
         deployed = trainers.available()
         if deployed:
             processes.end_with_parent()
-        instructions = TrainInstructions.from_config(message.content.config_records.get(CONFIG, ConfigRecord()))
-        if self._persistent is not None and instructions.persistent and deployed:
+        instructions = _instructions(message) if deployed and self._persistent is not None else None
+        if instructions is not None and instructions.persistent and self._persistent is not None:
             stateless = Context(context.run_id, context.node_id, context.node_config, RecordDict(), context.run_config)
             request = Request(message.metadata.message_type, message.content, stateless)
             content = trainers.ask(
@@ -72,6 +72,10 @@ class WorkerApp(ClientApp):
         else:
             content = self.answer(message.metadata.message_type, message.content, context)
         return Message(content, reply_to=message)
+
+
+def _instructions(message: Message) -> TrainInstructions:
+    return TrainInstructions.from_config(message.content.config_records.get(CONFIG, ConfigRecord()))
 
 
 def make_client_app(

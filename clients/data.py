@@ -15,6 +15,7 @@ from .errors import UserCodeError, naming
 Batch = Any
 
 _MOST_STREAMED = 1 << 24
+_UNUSED = np.random.default_rng(0)
 
 
 @runtime_checkable
@@ -192,8 +193,14 @@ def as_indexed(data: Any) -> IndexedData:
     )
 
 
-def batches(data: IndexedData, pieces: Sequence[Tensor], generator: np.random.Generator) -> Iterator[Batch]:
-    """Yield the mini-batches of the given samples, read ahead where the data can do that."""
+def batches(
+    data: IndexedData, pieces: Sequence[Tensor], make_generator: Callable[[], np.random.Generator]
+) -> Iterator[Batch]:
+    """Yield the mini-batches of the given samples, read ahead where the data can do that.
+
+    A generator is made for data that may augment its samples: to make one takes longer than to read a mini-batch.
+    """
+    generator = _UNUSED if type(data) is TensorData else make_generator()
     if isinstance(data, LoaderData):
         read = data.batches(pieces, generator)
     else:

@@ -5,13 +5,15 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import ArrayRecord
 from torch import Tensor, nn
 
 from echelon.core.layout import ModelParts, digest
-from echelon.protocol.messages import as_ndarray
+from echelon.protocol.messages import as_array, as_ndarray
+from echelon.protocol.rows import is_row
 
 from .errors import UserCodeError, naming
+from .rows import RowForm, as_sent
 
 
 class FlatModel:
@@ -69,8 +71,12 @@ class FlatModel:
             parameter.data = self.parameters[piece].view(parameter.shape)
             parameter.grad = self.gradients[piece].view(parameter.shape)
             start = piece.stop
+        self._pointers = {
+            name: (p.data_ptr(), g.data_ptr()) for name, p in trainable.items() if (g := p.grad) is not None
+        }
         self._initial_buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
         self._names = self.parts.trainable + self.parts.buffers
+        self._form: RowForm | None = None
 
     @cached_property
     def parts(self) -> ModelParts:
@@ -93,17 +99,20 @@ class FlatModel:
 
     @torch.no_grad()
     def load(self, arrays: ArrayRecord) -> None:
-        """Set parameters and buffers from named arrays; buffers that are not among them get their first values.
+        """Set parameters and buffers from a row or named arrays; buffers not among them get their first values.
 
         Raises
         ------
         ValueError
             If a trainable parameter is missing, an array is not the model's, or a shape differs.
         """
+        if is_row(arrays):
+            self._load_row(arrays)
+            return
+        self._form = None
         self.check_names(arrays)
         buffers = dict(self.module.named_buffers(remove_duplicate=False))
-        for name in self._initial_buffers.keys() - set(arrays):
-            self._set_buffer(name, self._initial_buffers[name].clone())
+        self._reset_buffers(set(arrays))
         state = self._state()
         for name, array in arrays.items():
             values, tensor = as_ndarray(array), state[name]
@@ -116,6 +125,21 @@ class FlatModel:
                 tensor.copy_(received)
         self._names = tuple(arrays)
 
+    def _load_row(self, arrays: ArrayRecord) -> None:
+        if self._form is None or self._form.arrays != tuple(arrays):
+            form = RowForm(arrays, {name: piece for name, (piece, _) in self._slices.items()}, self._initial_buffers)
+            self.check_names(form.names)
+            self._form = form
+        values = self._form.parameters(arrays)
+        if self.parameters.is_cpu:
+            np.copyto(self.parameters.numpy(), values)
+        else:
+            self.parameters.copy_(torch.from_numpy(np.array(values)))
+        self._reset_buffers(self._form.names)
+        for name, value in self._form.buffers(arrays).items():
+            received = torch.from_numpy(np.array(value))
+            self._set_buffer(name, received.to(self.device, self._initial_buffers[name].dtype))
+
     def check_names(self, names: Iterable[str]) -> None:
         """Raise ValueError unless the names are the model's and hold all that is trained."""
         known, given = set(self._state()), set(names)
@@ -126,29 +150,41 @@ class FlatModel:
     def arrays(self) -> ArrayRecord:
         """Return the arrays of the names that were loaded last; before, trainable parameters and buffers."""
         self._check_views()
+        if self._form is not None:
+            buffers = self._state() if self._initial_buffers else {}
+            return self._form.model(self.parameters.cpu().numpy(), buffers)
         state = self._state()
-        return ArrayRecord({name: _array(state[name]) for name in self._names})
+        return ArrayRecord({name: as_array(as_sent(state[name])) for name in self._names})
 
     def buffers(self, leave_out: Iterable[str]) -> ArrayRecord:
         """Return the buffers that are saved, but for some."""
         state = self._state()
-        return ArrayRecord({name: _array(state[name]) for name in self.parts.buffers if name not in set(leave_out)})
+        names = [name for name in self.parts.buffers if name not in set(leave_out)]
+        return ArrayRecord({name: as_array(as_sent(state[name])) for name in names})
 
     def flatten(self, arrays: ArrayRecord) -> Tensor:
-        """Concatenate arrays named like the trainable parameters into one vector."""
+        """Return a vector over the trainable parameters that travels as the model does, by their names or as one."""
+        if self._form is not None:
+            return torch.from_numpy(np.array(self._form.from_vector(arrays))).to(self.device)
         flat = torch.empty_like(self.parameters)
         for name, (piece, _) in self._slices.items():
             flat[piece] = torch.from_numpy(np.array(as_ndarray(arrays[name]))).reshape(-1).to(flat.device)
         return flat
 
     def unflatten(self, flat: Tensor) -> ArrayRecord:
-        """Split one vector into arrays named like the trainable parameters."""
-        values = flat.cpu()
-        return ArrayRecord({name: Array(values[p].view(s).numpy()) for name, (p, s) in self._slices.items()})
+        """Return what is sent of such a vector."""
+        values = flat.cpu().numpy()
+        if self._form is not None:
+            return self._form.to_vector(values)
+        return ArrayRecord({name: as_array(values[p].reshape(s)) for name, (p, s) in self._slices.items()})
 
     def _state(self) -> Mapping[str, Tensor]:
         """Return what is saved of the model as it is now: a buffer may have been assigned anew."""
         return {n: v for n, v in self.module.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+
+    def _reset_buffers(self, but_for: set[str]) -> None:
+        for name in self._initial_buffers.keys() - but_for:
+            self._set_buffer(name, self._initial_buffers[name].clone())
 
     def _set_buffer(self, name: str, value: Tensor) -> None:
         """Set a buffer to ``value`` in place where that is possible, for whatever else refers to it."""
@@ -162,21 +198,15 @@ class FlatModel:
 
     def _check_views(self) -> None:
         """Check that training has left parameters and gradients where they are."""
-        for name, (piece, _) in self._slices.items():
+        for name, (values, gradients) in self._pointers.items():
             parameter = self._trainable[name]
             gradient = parameter.grad
-            moved = parameter.data_ptr() != self.parameters[piece].data_ptr()
-            if moved or gradient is None or gradient.data_ptr() != self.gradients[piece].data_ptr():
+            moved = parameter.data_ptr() != values
+            if moved or gradient is None or gradient.data_ptr() != gradients:
                 raise ValueError(
                     f"the model or the loss has replaced {'the values' if moved else 'the gradient'} of {name}: both "
                     "must be changed in place, and zero_grad and flatten_parameters must not be called"
                 )
-
-
-def _array(tensor: Tensor) -> Array:
-    """Return a tensor as an array; bfloat16, which numpy does not have, as float32."""
-    values = tensor.detach().cpu()
-    return Array((values.float() if values.dtype == torch.bfloat16 else values).numpy())
 
 
 def _bytes(tensor: Tensor) -> bytes:

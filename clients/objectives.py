@@ -1,7 +1,7 @@
 """What a worker minimises and reports: any function of the model and a mini-batch."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -135,7 +135,7 @@ class Objective:
         return dict(found)
 
     def _autocast(self, device: str) -> AbstractContextManager[Any]:
-        return torch.autocast(device.split(":")[0], torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(device.split(":")[0], torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
 
 def _pair(batch: Batch) -> tuple[Any, Tensor]:

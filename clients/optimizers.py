@@ -21,13 +21,11 @@ State = dict[str, Tensor]
 MOMENTUM_BUFFER = "momentum_buffer"
 
 _NAMED: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": torch.optim.SGD,
     "adamw": torch.optim.AdamW,
     "adam": torch.optim.Adam,
     "rmsprop": torch.optim.RMSprop,
     "adagrad": torch.optim.Adagrad,
 }
-_WITH_MOMENTUM = ("sgd", "rmsprop")
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,10 @@ class Optimizer:
     max_grad_norm: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.choice, str) and self.choice not in _NAMED:
-            raise ValueError(f"optimizer.name must be one of {', '.join(_NAMED)}, or a function; got {self.choice}")
+        if isinstance(self.choice, str) and self.choice not in ("sgd", *_NAMED):
+            raise ValueError(
+                f"optimizer.name must be one of sgd, {', '.join(_NAMED)}, or a function; got {self.choice}"
+            )
         if self.state not in ("server", "worker", "reset"):
             raise ValueError(f"optimizer.state must be server, worker or reset; got {self.state}")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -115,7 +115,7 @@ class Optimizer:
         decay = instructions.weight_decay if self.is_sgd else 0.0
         return Steps(made, parameter, decay, self.max_grad_norm)
 
-    def _make(self, parameter: Tensor, instructions: TrainInstructions) -> torch.optim.Optimizer:
+    def _make(self, parameter: Tensor, instructions: TrainInstructions) -> "torch.optim.Optimizer | PlainSGD":
         if not isinstance(self.choice, str):
             with naming("optimizer(parameters)"):
                 made: Any = self.choice([parameter])
@@ -124,12 +124,45 @@ class Optimizer:
             for group in made.param_groups:
                 group["lr"] = group["lr"] * instructions.schedule
             return made
-        options: dict[str, Any] = {"lr": instructions.learning_rate}
-        if self.choice in _WITH_MOMENTUM:
+        if self.is_sgd:  # its L2 penalty enters before the corrective force, see Steps
+            return PlainSGD(parameter, instructions.learning_rate, instructions.momentum)
+        options: dict[str, Any] = {"lr": instructions.learning_rate, "weight_decay": instructions.weight_decay}
+        if self.choice == "rmsprop":
             options["momentum"] = instructions.momentum
-        if not self.is_sgd:  # whose L2 penalty enters before the corrective force, see Steps
-            options["weight_decay"] = instructions.weight_decay
         return _NAMED[self.choice]([parameter], **options)
+
+
+class PlainSGD:
+    """The steps of ``torch.optim.SGD`` on one parameter, bit for bit.
+
+    The first step of any optimiser of torch loads torch's compiler, which takes 3 CPU-s, and each takes longer than
+    this arithmetic does for a small model.
+
+    Parameters
+    ----------
+    parameter : tensor
+        With its gradient.
+    learning_rate, momentum : float
+        As in torch; without dampening and Nesterov's look ahead.
+    """
+
+    def __init__(self, parameter: Tensor, learning_rate: float, momentum: float) -> None:
+        self._parameter, self._learning_rate, self._momentum = parameter, learning_rate, momentum
+        self.state: dict[Tensor, State] = {parameter: {}}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take a step along the gradient, or along the momentum that it goes into."""
+        direction = self._parameter.grad
+        assert direction is not None
+        if self._momentum:
+            kept = self.state[self._parameter]
+            if MOMENTUM_BUFFER in kept:
+                kept[MOMENTUM_BUFFER].mul_(self._momentum).add_(direction)
+            else:
+                kept[MOMENTUM_BUFFER] = direction.clone()
+            direction = kept[MOMENTUM_BUFFER]
+        self._parameter.add_(direction, alpha=-self._learning_rate)
 
 
 class Steps:
@@ -148,7 +181,11 @@ class Steps:
     """
 
     def __init__(
-        self, optimizer: torch.optim.Optimizer, parameter: Tensor, decay: float, max_grad_norm: float | None
+        self,
+        optimizer: "torch.optim.Optimizer | PlainSGD",
+        parameter: Tensor,
+        decay: float,
+        max_grad_norm: float | None,
     ) -> None:
         self._optimizer, self._parameter = optimizer, parameter
         self._decay, self._max_grad_norm = decay, max_grad_norm

@@ -1,6 +1,7 @@
 """Local training: a pure function of (model row, sample indices, instructions, clock)."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -79,12 +80,12 @@ def train(
         If the loss is not one number that depends on the parameters.
     """
     stream = (max(instructions.rank, 0), instructions.server_round)
-    augment = rng(instructions.seed, "augment", *stream)
     model.module.train()
     samples, minibatches, loss_sum = 0, 0, 0.0
     steps = optimizer or Optimizer().prepare(model, instructions, {})
     sizes_of_steps = _minibatches(instructions)
     pieces = [size for sizes in sizes_of_steps for size in sizes]
+    augment = partial(rng, instructions.seed, "augment", *stream)
     upcoming = batches(data, torch.split(indices[: sum(pieces)], pieces), augment)
     stopped = False
     with seeded(int(rng(instructions.seed, "dropout", *stream).integers(2**31)), model.device):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import nn
 
 from echelon.algorithms.partial import Cursor, upcoming
@@ -30,7 +30,9 @@ from echelon.protocol.messages import (
     RosterEntry,
     TrainInstructions,
     TrainReport,
+    as_array,
     as_ndarray,
+    record,
 )
 
 from .data import IndexedData, as_indexed, batches
@@ -127,7 +129,7 @@ class Worker:
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:
         """Run the local steps of a round on the received row; return the new row and the report."""
-        instructions = TrainInstructions.from_config(content.config_records[CONFIG])
+        instructions = TrainInstructions.from_config(record(content, CONFIG, ConfigRecord))
         data = self._data[rank]
         shard = _shard(content, len(data))
         fleet = self._simulated(instructions)
@@ -135,7 +137,7 @@ class Worker:
             offline = fleet.seconds_away(instructions.seed, rank, instructions.server_round, instructions.run_seconds)
             if offline > 0:
                 return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
-        self.model.load(content.array_records[ARRAYS])
+        self.model.load(record(content, ARRAYS, ArrayRecord))
         if not len(shard):
             return self._unchanged(content)
         steps = self.optimizer.prepare(self.model, instructions, self._saved(rank, content))
@@ -156,7 +158,7 @@ class Worker:
             len(shard), update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds
         )
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: report.to_metrics()})
-        self._keep(rank, steps.state, content, reply)
+        self._keep(rank, steps.state, content, reply, instructions.keeps_optimizer)
         return reply
 
     @torch.no_grad()
@@ -170,13 +172,12 @@ class Worker:
         """
         data = self._data[rank]
         shard = torch.tensor(_shard(content, len(data)))
-        self.model.load(content.array_records[ARRAYS])
+        self.model.load(record(content, ARRAYS, ArrayRecord))
         self.model.module.eval()
-        unused = np.random.default_rng(0)
         sums: dict[str, float] = {}
         with seeded(0, self.device):
             pieces = torch.split(shard, _EVALUATION_BATCH) if len(shard) else ()
-            for indices, batch in zip(pieces, batches(data, pieces, unused), strict=True):
+            for indices, batch in zip(pieces, batches(data, pieces, partial(np.random.default_rng, 0)), strict=True):
                 for name, value in self.objective.measure(self.model.module, batch, len(indices), self.device).items():
                     sums[name] = sums.get(name, 0.0) + value
         means = {name: value / len(shard) for name, value in sums.items()}
@@ -195,35 +196,36 @@ class Worker:
             return self._kept.get(rank, {})
         saved: State = {}
         if MOMENTUM in content:
-            saved[MOMENTUM_BUFFER] = self.model.flatten(content.array_records[MOMENTUM])
-        for name, array in content.array_records.get(OPTIMIZER, ArrayRecord()).items():
+            saved[MOMENTUM_BUFFER] = self.model.flatten(record(content, MOMENTUM, ArrayRecord))
+        for name, array in record(content, OPTIMIZER, ArrayRecord).items() if OPTIMIZER in content else ():
             value = torch.from_numpy(np.array(as_ndarray(array)))
             # A number of steps stays on the CPU, as torch leaves it.
             saved[name] = value.to(self.device) if value.ndim else value
         return saved
 
-    def _keep(self, rank: int, state: State, content: RecordDict, reply: RecordDict) -> None:
+    def _keep(self, rank: int, state: State, content: RecordDict, reply: RecordDict, keeps: bool) -> None:
         """Put the optimiser's state where it is kept between rounds."""
         if self.optimizer.state == "worker":
             self._kept[rank] = {name: value.clone() for name, value in state.items()}
         if self.optimizer.state != "server":
             return
-        keeps = TrainInstructions.from_config(content.config_records[CONFIG]).keeps_optimizer
         if MOMENTUM in content and self.optimizer.is_sgd:
             momentum = state.get(MOMENTUM_BUFFER)
-            reply[MOMENTUM] = content.array_records[MOMENTUM] if momentum is None else self.model.unflatten(momentum)
+            reply[MOMENTUM] = (
+                record(content, MOMENTUM, ArrayRecord) if momentum is None else self.model.unflatten(momentum)
+            )
         elif keeps:
             vectors, numbers = self.optimizer.slots
             empty = dict.fromkeys(vectors, torch.zeros_like(self.model.parameters))
             empty |= dict.fromkeys(numbers, torch.zeros(()))
             whole = {name: state.get(name, value) for name, value in empty.items()}  # RMSprop may have no momentum
-            reply[OPTIMIZER] = ArrayRecord({name: Array(value.float().cpu().numpy()) for name, value in whole.items()})
+            reply[OPTIMIZER] = ArrayRecord({n: as_array(value.float().cpu().numpy()) for n, value in whole.items()})
 
     def _unchanged(self, content: RecordDict) -> RecordDict:
         """Return the reply of a worker without samples, which takes part in the averaging alone."""
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: TrainReport(0).to_metrics()})
         if MOMENTUM in content:
-            reply[MOMENTUM] = content.array_records[MOMENTUM]
+            reply[MOMENTUM] = record(content, MOMENTUM, ArrayRecord)
         return reply
 
     def _simulated(self, instructions: TrainInstructions) -> Fleet | None:
@@ -242,7 +244,7 @@ class Worker:
         return Forces(anchor, instructions.anchor_strength, direction, correction, memory, instructions.remembers)
 
     def _vector(self, content: RecordDict, key: str) -> torch.Tensor | None:
-        return self.model.flatten(content.array_records[key]) if key in content else None
+        return self.model.flatten(record(content, key, ArrayRecord)) if key in content else None
 
     def _calibrate(self, rank: int, instructions: TrainInstructions) -> float:
         """Measure seconds per sample on a few mini-batches."""
@@ -268,7 +270,7 @@ def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]
     """Return the samples that the server assigned to this worker; by default all of its data."""
     if SHARD not in content:
         return np.arange(pool)
-    indices = as_ndarray(content.array_records[SHARD]["indices"])
+    indices = as_ndarray(record(content, SHARD, ArrayRecord)["indices"])
     if indices.dtype != np.int64 or indices.ndim != 1 or not indices.size:
         raise ValueError(f"the shard must be a non-empty list of int64 indices; got {indices.dtype} {indices.shape}")
     outside = indices[(indices < 0) | (indices >= pool)]

@@ -11,6 +11,7 @@ import client_app
 import server_app
 from conf import compose
 from echelon.engines.inline import InlineGrid
+from echelon.protocol.rows import row_name
 from echelon.reports import progress
 
 WORKERS = 3
@@ -68,11 +69,12 @@ def test_only_rows_and_numbers_leave_a_worker(momentum: float, tmp_path: Path) -
         assert set(config_record) == {"device", "packs", *PARTS}
         assert not any(isinstance(value, bytes) for value in config_record.values())
     names = {"arrays", "metrics"} | ({"momentum"} if momentum else set())
-    model = {name: tensor.shape for name, tensor in client_app.build_model(config).state_dict().items()}
+    model = client_app.build_model(config).state_dict()
+    num_parameters = sum(tensor.numel() for tensor in model.values())
     for reply in trained:
         assert set(reply.content) == names
         for record in reply.content.array_records.values():
-            assert {name: tuple(array.shape) for name, array in record.items()} == model
+            assert {name: array.shape for name, array in record.items()} == {row_name(model): (num_parameters,)}
         numbers = reply.content.metric_records["metrics"].values()
         assert all(isinstance(value, int | float) for value in numbers)
     examples = {int(reply.content.metric_records["metrics"]["num-examples"]) for reply in trained}  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
@@ -64,6 +64,11 @@ def arrays(model: Model = linear) -> ArrayRecord:
 def fleet(*speeds: float, jitter: Jitter | None = None, **options: Any) -> Fleet:
     """Devices at these speeds, in units of ``SPEED``, with free communication."""
     return Fleet(tuple(Device(speed * SPEED) for speed in speeds), jitter or Jitter(), **options)
+
+
+def as_it_is(message: Message, context: Context, call_next: Callable[[Message, Context], Message]) -> Message:
+    """A mod: with any, models travel as named arrays."""
+    return call_next(message, context)
 
 
 def app(model: Model = linear, samples: int = 96, devices: Fleet | None = None, **options: Any) -> ClientApp:

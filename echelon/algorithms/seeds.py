@@ -22,6 +22,9 @@ Purpose = Literal[
 ]
 
 
+_PLACES: dict[str, int] = {purpose: place for place, purpose in enumerate(get_args(Purpose))}
+
+
 def rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
     """Return the generator of one purpose, independent of every other purpose and key.
 
@@ -39,4 +42,4 @@ def rng(seed: int, purpose: Purpose, *keys: int) -> np.random.Generator:
     numpy.random.Generator
         The same stream for the same arguments, on every machine and in every process.
     """
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(get_args(Purpose).index(purpose), *keys)))
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_PLACES[purpose], *keys)))

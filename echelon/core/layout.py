@@ -191,10 +191,8 @@ class Layout:
         """Return the bytes of the values that have no place in a row, shape (exact_size,); raises as :meth:`pack`."""
         packed = np.empty(self.exact_size, dtype=np.uint8)
         for name, place in self._beside.items():
-            value = self._checked(values, name)
-            if _is_plain(self._initial[name], np.float64) and not np.isfinite(value).all():
-                raise ValueError(f"array {name} holds values that are not finite")
-            packed[place] = np.frombuffer(value.tobytes(), dtype=np.uint8)
+            packed[place] = np.frombuffer(self._checked(values, name).tobytes(), dtype=np.uint8)
+        self._check_exact(packed)
         return packed
 
     def check_names(self, names: Iterable[str]) -> None:
@@ -278,9 +276,20 @@ class Layout:
     def _fill(self, row: Row, values: Values, names: list[str]) -> None:
         for name in names:
             row[self._places[name]] = self._checked(values, name).reshape(-1)
+        self._check_finite(row)
+
+    def _check_finite(self, row: Row) -> None:
+        """Check the first values of a row: all, or those of the parameters."""
         if not np.isfinite(row).all():
-            bad = next(name for name in names if not np.isfinite(row[self._places[name]]).all())
+            bad = next(name for name, place in self._places.items() if not np.isfinite(row[place]).all())
             raise ValueError(f"array {bad} holds values that are not finite")
+
+    def _check_exact(self, packed: Bytes) -> None:
+        for name, place in self._beside.items():
+            if _is_plain(self._initial[name], np.float64):
+                values = np.frombuffer(packed[place].tobytes(), dtype=self._initial[name].dtype)
+                if not np.isfinite(values).all():
+                    raise ValueError(f"array {name} holds values that are not finite")
 
     def _checked(self, values: Values, name: str) -> NDArray[Any]:
         if name not in values:

@@ -1,14 +1,17 @@
 """The layout of a run's rows, to and from the arrays of Flower messages."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
 from echelon.core.layout import Bytes, Layout, ModelParts, Row
 from echelon.protocol.expected import Expected
-from echelon.protocol.messages import ARRAYS, MOMENTUM, OPTIMIZER, as_ndarray
+from echelon.protocol.messages import ARRAYS, MOMENTUM, OPTIMIZER, as_array, as_ndarray
+from echelon.protocol.rows import SEPARATOR, row_name
 
 
 class ArrayLayout(Layout):
@@ -31,6 +34,15 @@ class ArrayLayout(Layout):
         super().__init__(_Values(arrays), parts, personal)
         records = {ARRAYS: self.sent_bytes, MOMENTUM: self.parameter_bytes, OPTIMIZER: self.optimizer_bytes}
         self.expected = Expected({name: sizes for name, sizes in records.items() if sizes})
+
+    def form(self, *, rows: bool) -> "ArrayLayout":
+        """Return this layout for workers that take named arrays, or, with ``rows``, a model as one array."""
+        return self._in_rows if rows else self
+
+    @cached_property
+    def _in_rows(self) -> "ArrayLayout":
+        ambiguous = any(SEPARATOR in name for name in self._sent)
+        return self if ambiguous else _RowLayout(self)
 
     def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
         """Return a model as it has travelled: its row, and the bytes beside it.
@@ -77,6 +89,49 @@ class ArrayLayout(Layout):
         return _record(self.unpack_optimizer(row))
 
 
+class _RowLayout(ArrayLayout):
+    """A layout whose rows and vectors travel as one array each, and the bytes beside a row as another."""
+
+    def __init__(self, named: ArrayLayout) -> None:
+        vars(self).update(vars(named))
+        self._row, self._bytes = row_name(self._places), row_name(self._beside)
+        parameters = set(self._parameters)
+        self._vector = row_name(name for name in self._places if name in parameters)
+        sizes = {self._row: 4 * self.size, self._bytes: self.exact_size} if self._beside else {self._row: 4 * self.size}
+        records = {ARRAYS: sizes, MOMENTUM: {self._vector: 4 * self.num_parameters}}
+        self.expected = Expected({**named.expected.sizes, **records})
+
+    def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
+        """Return a model as it has travelled, a view of the message; raises as :meth:`ArrayLayout.read`."""
+        if set(arrays) != set(self.expected.sizes[ARRAYS]):
+            raise ValueError("the arrays are not the row of the model and the bytes beside it")
+        exact: Bytes = np.empty(0, dtype=np.uint8)
+        if self._beside:
+            exact = _checked(arrays[self._bytes], np.uint8, self.exact_size)
+            self._check_exact(exact)
+        return self._finite(arrays[self._row], self.size), exact
+
+    def write(self, row: Row, exact: Bytes) -> ArrayRecord:
+        """Return what travels of a model."""
+        sent = {self._row: as_array(row)}
+        return ArrayRecord(sent | {self._bytes: as_array(exact)} if self._beside else sent)
+
+    def parameter_row(self, arrays: ArrayRecord) -> Row:
+        """Return a vector over the parameters as it has travelled; raises as :meth:`ArrayLayout.parameter_row`."""
+        if set(arrays) != {self._vector}:
+            raise ValueError("the arrays are not a vector over the model's parameters")
+        return self._finite(arrays[self._vector], self.num_parameters)
+
+    def parameter_arrays(self, row: Row) -> ArrayRecord:
+        """Return what travels of a vector over the parameters."""
+        return ArrayRecord({self._vector: as_array(row)})
+
+    def _finite(self, array: Array, size: int) -> Row:
+        row: Row = _checked(array, np.float32, size)
+        self._check_finite(row)
+        return row
+
+
 class _Values(Mapping[str, NDArray[Any]]):
     """The arrays of a record as values, each read when it is asked for: names are checked before any is read."""
 
@@ -93,5 +148,13 @@ class _Values(Mapping[str, NDArray[Any]]):
         return len(self._arrays)
 
 
+def _checked(array: Array, dtype: type[np.generic], size: int) -> NDArray[Any]:
+    values = as_ndarray(array)
+    if values.dtype != dtype or values.shape != (size,):
+        wanted = f"{np.dtype(dtype)} ({size},)"
+        raise ValueError(f"a row of the model must be {wanted}; got {values.dtype} {values.shape}")
+    return values
+
+
 def _record(values: Mapping[str, NDArray[Any]]) -> ArrayRecord:
-    return ArrayRecord({name: Array(value) for name, value in values.items()})
+    return ArrayRecord({name: as_array(value) for name, value in values.items()})

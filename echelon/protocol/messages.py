@@ -6,9 +6,9 @@ Flower's FedAvg, and other Flower clients work with Echelon's strategies.
 
 import io
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MessageType, MetricRecord, RecordDict
@@ -33,6 +33,7 @@ NUM_EXAMPLES = "num-examples"
 
 # Begins the reason of a reply if the user's data, model or functions have failed: the class of that name in `clients`.
 USER_CODE_ERROR = "UserCodeError"
+RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord)
 
 _LONGEST_HEADER = 4096
 _PART_LISTS = ("trainable", "buffers", "vectors", "numbers")
@@ -78,13 +79,15 @@ class TrainInstructions:
     remembers: bool = False
 
     def to_config(self) -> ConfigRecord:
-        """Return a record with these instructions and Flower's ``server-round``."""
-        return ConfigRecord({**asdict(self), "server-round": self.server_round})
+        """Return a record with what differs from the defaults, and ``server-round``: Flower checks each key."""
+        changed = {name: value for name, value in vars(self).items() if value != getattr(TrainInstructions, name)}
+        return ConfigRecord({**changed, "server-round": self.server_round})
 
     @classmethod
     def from_config(cls, config: ConfigRecord) -> Self:
         """Parse instructions; missing keys keep their defaults."""
-        known: dict[str, Any] = {f.name: config[f.name] for f in fields(cls) if f.name in config}
+        names = cls.__dataclass_fields__
+        known: dict[str, Any] = {name: value for name, value in config.items() if name in names}
         if "server_round" not in known and "server-round" in config:
             known["server_round"] = config["server-round"]
         return cls(**known)
@@ -114,14 +117,15 @@ class TrainReport:
 
     def to_metrics(self) -> MetricRecord:
         """Return a record with this report."""
-        values = asdict(self)
+        values = dict(vars(self))
         values[NUM_EXAMPLES] = values.pop("num_examples")
         return MetricRecord(values)
 
     @classmethod
     def from_metrics(cls, metrics: MetricRecord) -> Self:
         """Parse a report; raise KeyError without ``num-examples`` and ValueError for a value that is not a number."""
-        values: dict[str, Any] = {f.name: metrics[f.name] for f in fields(cls) if f.name in metrics}
+        names = cls.__dataclass_fields__
+        values: dict[str, Any] = {name: value for name, value in metrics.items() if name in names}
         values["num_examples"] = metrics[NUM_EXAMPLES]
         for name, value in values.items():
             if isinstance(value, list):
@@ -134,8 +138,9 @@ class RosterEntry:
     """A worker's description of itself in the handshake.
 
     ``seconds_per_minibatch`` is measured on real devices and known in simulation; NaN if unknown. ``bandwidth`` is in
-    bytes per second. ``packs`` is true if the worker supports packed arrays (``echelon.protocol.packing``). ``parts``
-    says what its model is made of; ``buffers`` are those that the initial arrays lack.
+    bytes per second. ``packs`` is true if the worker takes a model as one array (``echelon.protocol.rows``) and all
+    arrays of a message as one (``echelon.protocol.packing``). ``parts`` says what its model is made of; ``buffers`` are
+    those that the initial arrays lack.
     """
 
     rank: int
@@ -206,6 +211,35 @@ def _parts_from_config(config: ConfigRecord) -> ModelParts | None:
     return ModelParts(**named, tied=pairs, momentum=bool(config["momentum"]))
 
 
+def record(content: RecordDict, key: str, kind: type[RecordT]) -> RecordT:
+    """Return a record of one kind; ``content.array_records[key]`` would make a dictionary of all that there are.
+
+    Raises
+    ------
+    KeyError
+        If there is none.
+    """
+    found = content.get(key)
+    if not isinstance(found, kind):
+        raise KeyError(key)
+    return found
+
+
+def as_array(values: NDArray[Any]) -> Array:
+    """Return values as an array with the same bytes as ``Array(values)``, which composes every header anew."""
+    contiguous = np.asarray(values, order="C")
+    header, dtype = _header(contiguous.dtype, contiguous.shape)
+    return Array(dtype, contiguous.shape, "numpy.ndarray", b"".join((header, contiguous.data)))
+
+
+@lru_cache(maxsize=4096)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> tuple[bytes, str]:
+    file = io.BytesIO()
+    description = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, description)
+    return file.getvalue(), str(dtype)
+
+
 def as_ndarray(array: Array) -> NDArray[Any]:
     """Return the values of an array as a read-only view of its bytes (Flower's ``numpy()`` copies them).
 
@@ -240,9 +274,10 @@ def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 def shard_record(indices: NDArray[np.integer[Any]]) -> ArrayRecord:
     """Return a record with a worker's sample indices."""
-    return ArrayRecord({"indices": Array(np.ascontiguousarray(indices, dtype=np.int64))})
+    return ArrayRecord({"indices": as_array(np.asarray(indices, dtype=np.int64))})
 
 
 def num_bytes(content: RecordDict) -> int:
     """Return the total size in bytes of the arrays in a message."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    arrays = (record for record in content.values() if isinstance(record, ArrayRecord))
+    return sum(len(array.data) for record in arrays for array in record.values())

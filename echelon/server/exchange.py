@@ -40,6 +40,12 @@ class Exchange:
         window of two to four times its actors is much faster. By default everything is pushed at once.
     stop : threading.Event, optional
         Set it, from another thread or a signal handler, to end the run.
+
+    Attributes
+    ----------
+    in_rows : bool
+        Whether models travel as one array, to the nodes that take them so. Flower's own loop carries named arrays:
+        wrappers of a strategy look at them.
     """
 
     def __init__(self, grid: Grid, window: int | None = None, stop: Event | None = None) -> None:
@@ -56,6 +62,7 @@ class Exchange:
         self._current: set[str] = set()
         self._kept: list[Message] = []
         self._packing: set[int] = set()
+        self.in_rows = False
         self._unasked = 0
 
     @property
@@ -73,8 +80,11 @@ class Exchange:
 
     def pack_for(self, node_id: int) -> None:
         """Send a node all arrays of a message in one, where they would be moved one by one: not in a simulation."""
-        if is_deployed(self.grid):
-            self._packing.add(node_id)
+        self._packing.add(node_id)
+
+    def takes_rows(self, node_id: int) -> bool:
+        """Return whether a node gets, and sends, a model as one array: not where others look at the messages."""
+        return self.in_rows and node_id in self._packing
 
     def keep(self, reply: Message) -> None:
         """Put a late reply back until the next :meth:`collect_late`."""
@@ -224,7 +234,7 @@ class Exchange:
 
     def _push(self, message: Message) -> list[str]:
         """Push a message, unless Flower does not know its node any more (it returns no id then, or an empty one)."""
-        if message.metadata.dst_node_id in self._packing:
+        if message.metadata.dst_node_id in self._packing and is_deployed(self.grid):
             message.content = pack(message.content)
         sent, node = time.monotonic(), message.metadata.dst_node_id
         message_ids = list(filter(None, self.grid.push_messages([message])))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from flwr.app import Message, MessageType
+from flwr.app import Message, MessageType, MetricRecord
 
 from echelon.protocol.messages import METRICS
 from echelon.server.exchange import Exchange
@@ -62,7 +62,7 @@ class Latencies:
         Errors say nothing: Flower itself sends them for a node that is gone.
         """
         for reply in replies:
-            rank = roster.ranks().get(exchange.node_of(reply))
+            rank = roster.rank_of(exchange.node_of(reply))
             if rank is not None and exchange.type_of(reply) == MessageType.TRAIN and reply.has_content():
                 self.observe(rank, max(exchange.seconds_of(reply) - computing_seconds(reply), 0.0), grace)
             yield reply
@@ -70,6 +70,6 @@ class Latencies:
 
 def computing_seconds(reply: Message) -> float:
     """Return the seconds of computing that a reply reports; 0 where it reports none that can be true."""
-    metrics = reply.content.metric_records.get(METRICS)
-    seconds = metrics.get("seconds") if metrics is not None else None
+    metrics = reply.content.get(METRICS)
+    seconds = metrics.get("seconds") if isinstance(metrics, MetricRecord) else None
     return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < math.inf else 0.0

@@ -51,6 +51,10 @@ class Roster:
         """Return the rank of every node id."""
         return {node_id: rank for rank, node_id in enumerate(self.node_ids)}
 
+    def rank_of(self, node_id: int) -> int | None:
+        """Return the rank of a node; None if it has none."""
+        return self.node_ids.index(node_id) if node_id in self.node_ids else None
+
     @property
     def samples_per_second(self) -> NDArray[np.float64]:
         """Measured or known speeds, shape (N,)."""

@@ -94,6 +94,10 @@ class Registration:
         self._accept(made, handshake.answers)
         return self.roster
 
+    def takes_rows(self, rank: int) -> bool:
+        """Return whether models travel as one array to and from a worker."""
+        return self._exchange.takes_rows(self.roster.node_ids[rank])
+
     def query_newcomers(self) -> list[Message]:
         """Return the handshake's message to every node that has connected since, and to spares that are needed."""
         connected = list(self._exchange.grid.get_node_ids())

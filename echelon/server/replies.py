@@ -4,12 +4,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from echelon.core.layout import Bytes, Row
 from echelon.protocol.layout import ArrayLayout
-from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, OPTIMIZER, TrainReport, num_bytes
+from echelon.protocol.messages import ARRAYS, METRICS, MOMENTUM, OPTIMIZER, TrainReport, num_bytes, record
 from echelon.protocol.packing import unpack
 
 # No round takes thirty years; sums of such times stay finite.
@@ -24,7 +24,8 @@ class RejectedReplyError(ValueError):
 class Reply:
     """A checked reply: the worker's new row and the bytes beside it (None if it was away), momentum and report.
 
-    ``obeys_budget`` is false of a client that does not report how much it has done.
+    ``obeys_budget`` is false of a client that does not report how much it has done. Row and momentum may be views of
+    the message, which cannot be written to: see :meth:`writable`.
     """
 
     report: TrainReport
@@ -34,6 +35,13 @@ class Reply:
     optimizer: NDArray[np.float32] | None = None
     num_bytes: int = 0
     obeys_budget: bool = True
+
+    def writable(self) -> "Reply":
+        """Return a reply whose row and momentum can be changed in place."""
+        row, momentum = (
+            None if kept is None else np.require(kept, requirements="W") for kept in (self.row, self.momentum)
+        )
+        return replace(self, row=row, momentum=momentum)
 
 
 @dataclass(frozen=True)
@@ -137,18 +145,19 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
         raise RejectedReplyError(reason(message))
     try:
         content = unpack(message.content, layout.expected)
-        report = TrainReport.from_metrics(content.metric_records[METRICS])
-        obeys_budget = "samples" in content.metric_records[METRICS]
+        metrics = record(content, METRICS, MetricRecord)
+        report = TrainReport.from_metrics(metrics)
+        obeys_budget = "samples" in metrics
         if not obeys_budget:  # a foreign client does as it is told, and does not say so
             report = replace(report, samples=target_samples if report.num_examples else 0)
         if report.away_seconds > 0:
             return Reply(report)
         if shard_size is not None and report.num_examples != shard_size:
             raise RejectedReplyError(f"num-examples must be {shard_size}, its shard; got {report.num_examples}")
-        arrays = content.array_records[ARRAYS]
+        arrays = record(content, ARRAYS, ArrayRecord)
         row, exact = layout.read(arrays)
-        momentum = layout.parameter_row(content.array_records[MOMENTUM]) if MOMENTUM in content else None
-        optimizer = layout.optimizer_row(content.array_records[OPTIMIZER]) if OPTIMIZER in content else None
+        momentum = layout.parameter_row(record(content, MOMENTUM, ArrayRecord)) if MOMENTUM in content else None
+        optimizer = layout.optimizer_row(record(content, OPTIMIZER, ArrayRecord)) if OPTIMIZER in content else None
     except KeyError as error:
         raise RejectedReplyError(f"its reply lacks {error}") from error
     except (TypeError, ValueError) as error:

@@ -70,6 +70,10 @@ class Session:
         """Columns of a row that are mixed."""
         return self.layout.mixed
 
+    def layout_of(self, rank: int) -> ArrayLayout:
+        """Return the layout by which a worker's models travel."""
+        return self.layout.form(rows=self.registration.takes_rows(rank))
+
     def free_ranks(self) -> list[int]:
         """Return the ranks whose nodes are connected and have answered every earlier message."""
         ranks, busy = self.roster.ranks(), self.exchange.busy_nodes

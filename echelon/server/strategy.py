@@ -121,7 +121,7 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def extra_payload(self, rank: int, server_round: int) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
         """Return what a worker gets beside its row: array records by key, and instructions that go with them."""
-        return vectors.payload(self, rank, server_round, self.state, self.session.layout)
+        return vectors.payload(self, rank, server_round, self.state, self.session.layout_of(rank))
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
@@ -175,8 +175,8 @@ class FlowerStrategy(Strategy, FlowerBase):
     ) -> Iterable[Message]:
         """Return messages that let every free worker evaluate its own model on its own data."""
         session = self._session or self.open(grid, arrays, config)
-        nodes, state, layout, partition = session.roster.node_ids, session.state, session.layout, session.partition
-        return (evaluate_message(nodes[rank], rank, config, state, layout, partition) for rank in session.free_ranks())
+        nodes, state, layout, shards = session.roster.node_ids, session.state, session.layout_of, session.partition
+        return (evaluate_message(nodes[r], r, config, state, layout(r), shards) for r in session.free_ranks())
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the workers' own accuracy and loss, averaged by the samples that they evaluated."""
@@ -226,6 +226,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         """
         state = self.open(grid, initial_arrays, train_config or ConfigRecord()).state
         train_config, evaluate_config = (limited(config, timeout) for config in (train_config, evaluate_config))
+        self.session.exchange.in_rows = True
         self.summary()
         result = Result()
         with closing(self.session.exchange):
@@ -369,7 +370,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         session, record = self.session, instructions.to_config()
         record.update(config)
         node_id = session.roster.node_ids[rank]
-        return train_message(node_id, rank, record, state, session.layout, session.partition, extra)
+        return train_message(node_id, rank, record, state, session.layout_of(rank), session.partition, extra)
 
     def _evaluate(
         self,

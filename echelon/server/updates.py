@@ -127,8 +127,11 @@ class ReplyProcessor:
             older = self._older_row(rank, message)
             try:
                 shard_size = int(self.shard_sizes[rank]) or None
-                reply = read(message, self.layout, int(instructions.target_samples[rank]), shard_size)
+                layout = self.layout.form(rows=self.registration.takes_rows(rank))
+                reply = read(message, layout, int(instructions.target_samples[rank]), shard_size)
                 reply = self._believed(reply, rank, message, instructions, state)
+                if older is not None or self.norm_limit is not None or self._auto_limit is not None:
+                    reply = reply.writable()
                 if self._auto_limit is None:
                     self._bound(reply, state.rows[rank] if older is None else older, instructions)
                 if older is not None:
@@ -168,7 +171,7 @@ class ReplyProcessor:
             if kind == MessageType.TRAIN:
                 self.exchange.keep(message)
             return None
-        return self.registration.roster.ranks().get(self.exchange.node_of(message))
+        return self.registration.roster.rank_of(self.exchange.node_of(message))
 
     def remember(self, timed_out: Iterable[int], state: ServerState) -> None:
         """Keep the rows that timed-out workers are still training, if their late updates are to count."""
@@ -287,6 +290,7 @@ def scale_updates(
             update = row[mixed] - old
             if norm_limit is not None and factor > 1:
                 factor = norm_limit.cap(factor, update)
+            row = row.copy()
             row[mixed] = old + np.float32(factor) * update
         updated[rank] = row
     return updated

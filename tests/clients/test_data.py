@@ -64,7 +64,7 @@ def test_what_else(data: Any) -> None:
     indexed = as_indexed(data)
     pieces = [torch.tensor([4, 0, 4]), torch.tensor([1])]
     for _ in range(2):
-        found = list(batches(indexed, pieces, np.random.default_rng(0)))
+        found = list(batches(indexed, pieces, lambda: np.random.default_rng(0)))
         values = [tuple(batch.values()) if isinstance(batch, dict) else tuple(batch) for batch in found]
         assert [x.tolist() for x, _ in values] == [[[8, 9], [0, 1], [8, 9]], [[2, 3]]]
         assert [y.tolist() for _, y in values] == [[0, 0, 0], [1]]

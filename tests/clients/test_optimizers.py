@@ -14,7 +14,7 @@ import clients.data
 from clients import make_client_app
 from clients.model import FlatModel
 from clients.objectives import Objective
-from clients.optimizers import Optimizer
+from clients.optimizers import MOMENTUM_BUFFER, Optimizer, PlainSGD
 from clients.training import train
 from echelon.core.clocks import WallClock
 from echelon.engines.inline import InlineGrid
@@ -154,3 +154,16 @@ def test_what_is_refused(options: Any, message: str) -> None:
 def test_an_optimiser_that_needs_more_than_the_gradient() -> None:
     with pytest.raises(ValueError, match="a step must need the gradient alone; LBFGS"):
         Optimizer(lambda p: torch.optim.LBFGS(p)).slots  # noqa: B018
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgd_is_torchs_to_the_bit(momentum: float) -> None:
+    ours, torchs = (torch.nn.Parameter(torch.linspace(-1, 1, 101)) for _ in range(2))
+    made: Any = [PlainSGD(ours, 0.1, momentum), torch.optim.SGD([torchs], lr=0.1, momentum=momentum)]
+    for step in range(4):
+        for parameter, optimizer in zip((ours, torchs), made, strict=True):
+            parameter.grad = torch.sin((step + 1) * parameter.detach())
+            optimizer.step()
+    assert torch.equal(ours, torchs)
+    if momentum:
+        assert torch.equal(made[0].state[ours][MOMENTUM_BUFFER], made[1].state[torchs][MOMENTUM_BUFFER])

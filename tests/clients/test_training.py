@@ -1,5 +1,6 @@
 """Local training compared with plain torch and with its definition (one step = one batch of mini-batches)."""
 
+import random
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -186,6 +187,21 @@ class TestRandomness:
         before = torch.get_rng_state()
         run(BASE, tiny.dropout)
         assert torch.equal(torch.get_rng_state(), before)
+
+    def test_data_may_draw_from_numpy_and_python(self) -> None:
+        class Drawing(TensorData):
+            def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
+                drawn.append((np.random.random(), random.random()))  # noqa: NPY002
+                return super().batch(indices, generator)
+
+        drawn: list[tuple[float, float]] = []
+        before = np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]  # noqa: NPY002
+        for _ in range(2):
+            run(BASE, data=Drawing(X, Y))
+        assert drawn[:4] == drawn[4:]
+        assert len(set(drawn)) == 4
+        np.testing.assert_array_equal(np.random.get_state()[1], before[0])  # type: ignore[index]  # noqa: NPY002
+        assert random.getstate() == before[1]
 
     def test_augmentation_gets_one_stream_per_rank_and_round(self) -> None:
         class Augmented(TensorData):

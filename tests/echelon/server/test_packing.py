@@ -1,4 +1,4 @@
-"""In a deployment the arrays of a message travel as one, and every strategy comes to the same."""
+"""However the arrays of a message travel, as one, as rows or by name, every strategy comes to the same."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -43,8 +43,19 @@ def test_a_deployment_packs_its_arrays_and_comes_to_the_same(make: Factory, monk
     assert bits(run.strategy.state) == bits(simulated_run.strategy.state)
 
 
+@each_strategy
+def test_rows_come_to_the_same_as_named_arrays(make: Factory) -> None:
+    options: dict[str, Any] = {"sgd": MOMENTUM, "model": tiny.batch_norm}
+    rows, named = (
+        tiny.run(make, 4, on=InlineGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL, mods=mods), 4), **options)
+        for mods in (None, [tiny.as_it_is])
+    )
+    assert bits(rows.strategy.state) == bits(named.strategy.state)
+    assert all(a["uplink_bytes"] < b["uplink_bytes"] for a, b in zip(rows.records, named.records, strict=True))
+
+
 def test_a_deployment_does_not_pack_where_mods_look_at_the_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "is_deployed", lambda grid: isinstance(grid, DeployedGrid))
-    grid = DeployedGrid(tiny.app(mods=[lambda message, context, call_next: call_next(message, context)]))
+    grid = DeployedGrid(tiny.app(mods=[tiny.as_it_is]))
     tiny.run(STRATEGIES["d_psgd"], 2, on=grid)
     assert grid.carried == {ARRAYS, SHARD}

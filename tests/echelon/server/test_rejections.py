@@ -18,7 +18,7 @@ from tests.strategies.test_contract import each_strategy
 
 def spoiled(how: Callable[[RecordDict], None], ranks: Iterable[int], times: int = 1) -> ClientApp:
     """An app whose workers ``ranks`` spoil their second reply (with ``times``, so many from there on)."""
-    good, app = tiny.app(devices=tiny.fleet(1, 1, 1, 1)), ClientApp()
+    good, app = tiny.app(devices=tiny.fleet(1, 1, 1, 1), mods=[tiny.as_it_is]), ClientApp()
     count: dict[int, int] = {}
     app.query(ROSTER_QUERY)(good)
     app.evaluate()(good)
