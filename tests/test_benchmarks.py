@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting
+from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting, simulation
 from benchmarks.experiments import hero, liars, peers, stragglers
 from strategies import DPSGD
 from tests.pool import Pool
@@ -32,6 +32,13 @@ def test_mixing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
 def test_reporting(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(reporting, "--rounds 2 --round-seconds 0.01 --workers 4", monkeypatch)
     assert "progress=live" in capsys.readouterr().out
+
+
+def test_simulation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    called(simulation, "--workers 2 --steps 2 --batch 4 --rounds 2", monkeypatch)
+    printed = capsys.readouterr().out
+    assert "| `mlp` | 2 | 2 |" in printed
+    assert "| `cnn` | 2 | 2 |" in printed
 
 
 def test_peer(three: Pool) -> None:

@@ -1,0 +1,146 @@
+"""What a worker's round costs on the inline engine beside a bare PyTorch loop and a hand-written `torch.func.vmap`.
+
+    python -m benchmarks.simulation [--models mlp cnn] [--workers 10 100] [--steps 10 1] [--rounds 7]
+
+Every worker trains on `--steps` batches of `--batch` random grey images of 8 x 8, by SGD from the common model, and the
+models are averaged (`AllReduce`); nothing is evaluated. After each round of the engine comes one of either other, so
+that all run under the same load. Reported are medians of CPU milliseconds per worker and round, without the first
+round, and the engine's overhead: the median of its differences to the loop.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from clients import make_client_app
+from echelon.engines.inline import InlineGrid
+from strategies import SGD, AllReduce, FullBatch, Partition
+from tasks import Shape
+from tasks.models import build_model
+
+SHAPE = Shape((1, 8, 8), 10)
+LEARNING_RATE = 0.05
+
+
+def small_cnn() -> nn.Module:
+    """Return a network of 1,898 parameters."""
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 10))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"mlp": partial(build_model, "mlp", SHAPE), "cnn": small_cnn}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--workers", nargs="+", type=int, default=[10, 100])
+    parser.add_argument("--steps", nargs="+", type=int, default=[10, 1])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    print("| model | workers | steps | bare loop, ms | vmap | inline | inline / loop | overhead, ms |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in options.models:
+        for workers in options.workers:
+            for steps in options.steps:
+                inline, loop, batched = compare(MODELS[name], workers, steps, options.batch, options.rounds)
+                ratio, overhead = np.median(inline / loop), np.median(inline - loop)
+                medians = " | ".join(f"{np.median(spent):.2f}" for spent in (loop, batched, inline))
+                print(f"| `{name}` | {workers} | {steps} | {medians} | {ratio:.2f}x | {overhead:.2f} |", flush=True)
+
+
+def compare(
+    build: Callable[[], nn.Module], workers: int, steps: int, batch: int, rounds: int
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """Return CPU milliseconds per worker of each round: of the inline engine, the bare loop and the batched one."""
+    drawn = torch.Generator().manual_seed(0)
+    samples = workers * steps * batch
+    data = torch.rand(samples, *SHAPE.input_shape, generator=drawn), torch.randint(10, (samples,), generator=drawn)
+    shards = torch.arange(samples).view(workers, steps, batch)
+    others = [bare_loop(build(), data, shards), batched(build(), data, shards)]
+    spent: list[list[float]] = []
+    began = 0.0
+
+    def finished(record: Any, state: Any) -> None:
+        nonlocal began
+        of_inline = time.process_time() - began
+        spent.append([of_inline, *(seconds(step) for step in others)])
+        began = time.process_time()
+
+    strategy = AllReduce(
+        work=FullBatch(local_steps=steps, batch_size=batch, minibatch_size=batch),
+        sgd=SGD(LEARNING_RATE),
+        partition=Partition([shard.reshape(-1).numpy() for shard in shards]),
+        eval_every=rounds + 1,
+        on_round=[finished],
+    )
+    app = make_client_app(lambda rank, num_workers: data, build, device="cpu")
+    began = time.process_time()
+    initial = ArrayRecord(build().state_dict())
+    strategy.start(InlineGrid(app, workers), initial, rounds + 1, evaluate_fn=lambda number, arrays: None)
+    return tuple(1e3 * np.array(spent[1:]).T / workers)
+
+
+def bare_loop(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) -> Callable[[], None]:
+    """Return a function that trains all workers, one after the other, and averages their models."""
+    inputs, labels = data
+
+    def run() -> None:
+        common = parameters_to_vector(model.parameters()).detach().clone()
+        total = torch.zeros_like(common)
+        for shard in shards:
+            vector_to_parameters(common.clone(), model.parameters())
+            optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+            order = shard.view(-1)[torch.randperm(shard.numel())]
+            for indices in order.view_as(shard):
+                optimizer.zero_grad()
+                torch.autograd.backward(functional.cross_entropy(model(inputs[indices]), labels[indices]))
+                optimizer.step()
+            total += parameters_to_vector(model.parameters()).detach()
+        vector_to_parameters(total / len(shards), model.parameters())
+
+    return run
+
+
+def batched(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) -> Callable[[], None]:
+    """Return a function that trains all workers in one batched computation, and averages their models."""
+    inputs, labels = data
+    common = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+        return functional.cross_entropy(functional_call(model, parameters, (x,)), y)
+
+    gradients = vmap(grad(loss))
+
+    def run() -> None:
+        rows = {name: value.expand(len(shards), *value.shape).clone() for name, value in common.items()}
+        for indices in shards.unbind(1):
+            found = gradients(rows, inputs[indices], labels[indices])
+            for name, row in rows.items():
+                row.sub_(found[name], alpha=LEARNING_RATE)
+        common.update({name: row.mean(0) for name, row in rows.items()})
+
+    return run
+
+
+def seconds(step: Callable[[], None]) -> float:
+    """Return the CPU seconds of a call."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+if __name__ == "__main__":
+    main()
