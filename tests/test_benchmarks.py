@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting, simulation
-from benchmarks.experiments import hero, liars, peers, stragglers
+from benchmarks.experiments import hero, liars, peers, stragglers, waiting
 from strategies import DPSGD
 from tests.pool import Pool
 from tests.repository import ROOT
@@ -71,6 +71,14 @@ def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
         assert f"| {row} |" in printed
 
 
+def test_waiting(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    cases = {name: waiting.CASES[name] for name in ("memory", "fedcompass")}
+    monkeypatch.setattr(waiting, "CASES", cases)
+    called(waiting, f"--out {tmp_path} --seeds 1 --jobs 1 rounds=10", monkeypatch)
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for name in cases)
+
+
 def test_the_hero(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(hero, f"--out {tmp_path} --jobs 1 rounds=5 eval_every=5", monkeypatch)
     found = json.loads((tmp_path / "hero.json").read_text())
@@ -126,3 +134,10 @@ def test_growth_is_seen() -> None:
         ["descriptors", "38.0", "87.5", "2.30"],
         ["/dev/shm, MB", "2.0", "2.0", "1.00"],
     ]
+
+
+@pytest.mark.parametrize(("name", "page"), [("corrections", "d_psgd"), ("waiting", "non_blocking")])
+def test_a_page_has_the_rows_of_its_results(name: str, page: str) -> None:
+    rows = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+    text = (ROOT / "docs" / "algorithms" / f"{page}.md").read_text(encoding="utf-8")
+    assert [row for row in rows if f"| {' | '.join(row.values())} |" not in text] == []

@@ -8,6 +8,7 @@ differences to the first row are paired by seed, with their standard error.
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
@@ -31,32 +32,41 @@ SHARDS = {
 }
 GRAPHS = {"ring": [], "one-peer": ["topology.schedule=one_peer"]}
 MOMENTUM = {"local": [], "mixed": ["strategy.momentum_mixing=mixed"]}
+CASES = {(graph, momentum): [*GRAPHS[graph], *MOMENTUM[momentum]] for graph, momentum in product(GRAPHS, MOMENTUM)}
 _FIELDS = ("mean worker", "worst worker")
 
 
 def main() -> None:
     """Run the sweep, print its tables and keep their numbers."""
     options = arguments(__doc__ or "")
-    found = {name: _compare(name, keys, options) for name, keys in SHARDS.items()}
+    columns = ("graph", "momentum")
+    found = {name: compare(name, keys, columns, CASES, options) for name, keys in SHARDS.items()}
     if options.overrides:
         return  # another experiment than the one that the documentation quotes
     RESULTS.write_text(f"{json.dumps(found, indent=1)}\n")
 
 
-def _compare(name: str, keys: list[str], options: Namespace) -> list[dict[str, object]]:
-    def place(graph: str, momentum: str) -> str:
-        return "/".join(("unlike", name, graph, momentum)).replace(" ", "_")
+def compare(
+    name: str,
+    keys: list[str],
+    columns: tuple[str, str],
+    cases: Mapping[tuple[str, str], list[str]],
+    options: Namespace,
+) -> list[dict[str, object]]:
+    """Run the cases, named by two columns, on one kind of shards; print and return their rows."""
 
-    cases = list(product(GRAPHS, MOMENTUM))
+    def place(case: tuple[str, str]) -> str:
+        return "/".join(("unlike", name, *case)).replace(" ", "_")
+
     common = [*COMMON, f"task.root={options.root}", *keys]
-    runs = sweep({place(*case): [*common, *GRAPHS[case[0]], *MOMENTUM[case[1]]] for case in cases}, options)
-    first = np.array([late(run) for run in runs[place(*cases[0])]])
+    runs = sweep({place(case): [*common, *overrides] for case, overrides in cases.items()}, options)
+    first = np.array([late(run) for run in runs[place(next(iter(cases)))]])
     rows: list[dict[str, object]] = []
-    for graph, momentum in cases:
-        own = runs[place(graph, momentum)]
+    for case in cases:
+        own = runs[place(case)]
         accuracy = np.array([late(run) for run in own])
         sent = spread([measures.peer_megabytes(run) for run in own], 2)
-        rows.append({"graph": graph, "momentum": momentum, "MB/round": sent})
+        rows.append({**dict(zip(columns, case, strict=True)), "MB/round": sent})
         for column, field in enumerate(_FIELDS):
             rows[-1][f"{field} %"] = spread(accuracy[:, column].tolist(), 1, 100)
             rows[-1][f"{field}, points"] = _difference(accuracy[:, column] - first[:, column])
