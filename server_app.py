@@ -9,15 +9,14 @@ from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
 
+from app import results
 from app.checks import check
-from app.evaluation import Evaluation
+from app.evaluation import Evaluation, evaluated_workers, make_evaluation
 from app.models import Models
-from app.partition import held_out, make_partition
+from app.partition import make_partition
 from app.stopping import StopAt
 from app.strategy import build as build_strategy
 from app.task import build_model, initial_model, load_task
@@ -25,7 +24,6 @@ from conf import (
     Config,
     ConfigError,
     compose,
-    config_hash,
     first_difference,
     groups,
     parse_overrides,
@@ -63,7 +61,7 @@ def main(grid: Grid, context: Context) -> None:
         # Flower's own handler would end the process within a round.
         signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with view, open_folder(config, path) as folder:
-        show(folder, view, run(config, grid, folder, view, stop))
+        results.show(folder, view, run(config, grid, folder, view, stop))
     print(path.resolve())
 
 
@@ -91,7 +89,7 @@ def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> 
 
     @made.main()
     def run_config(grid: Grid, context: Context) -> None:
-        show(folder, view, run(config, grid, folder, view, stop))
+        results.show(folder, view, run(config, grid, folder, view, stop))
 
     return made
 
@@ -137,10 +135,9 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         continues = config.resume is not None and checkpoint.exists(folder.path / "checkpoint")
         model = build_model(config) if continues else initial_model(config)
     arrays = ArrayRecord(model.state_dict())
-    held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
-    evaluation = Evaluation(config, model, task.test, held_out_split, stop)
+    evaluation = make_evaluation(config, task, model, stop)
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
-
+    write = results.recorder(folder, tracker, view)
     stop_at = None if config.stop_at is None else StopAt.parse(config.stop_at)
     last: dict[str, Any] = {}
 
@@ -148,9 +145,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         last.clear()
         last.update(record)
         models.round(record, state, strategy.session.layout)
-        folder.append_metrics(record)
-        tracker.log(record)
-        view.round(record)
+        write(record)
 
     waiting = ExitStack()
 
@@ -162,9 +157,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     saver = _saver(config, folder)
     options = Options(on_round=[report, saver], partition=partition, stop=stop)
     options["held_out_loss"] = evaluation.held_out_loss
-    chosen = EvaluatedWorkers(
-        config.evaluate_workers, len(task.test), config.eval_every, num_rounds=config.rounds, seed=config.seed
-    )
+    chosen = evaluated_workers(config, task)
     options["evaluate_workers"] = chosen
     if continues:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
@@ -196,7 +189,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
             _evaluate_last(folder, evaluation, strategy.state, ArrayLayout(arrays), strategy.robust, chosen)
         written = RunFolder.open(folder.path)
         models.finished(written.metrics[-1], strategy.state, strategy.session.layout)
-        summary = _summary(config, written.metrics[-1], strategy.state) | _counts(written)
+        summary = results.summary(config, written, strategy.state.samples)
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
         saver.stopped()
@@ -210,15 +203,6 @@ def _first_wait(config: Config, grid: Grid) -> str:
     if isinstance(config.engine, groups.Ray) and not is_deployed(grid):
         return f"Starting Ray and {config.workers} workers"
     return f"Waiting for {config.workers} workers"
-
-
-def show(folder: RunFolder, view: Progress, summary: dict[str, Any]) -> None:
-    """Draw the run's figures and show its result."""
-    with view.stage("Drawing figures"), signals.interruptible():
-        from echelon.reports import figures  # here, because matplotlib is slow to import
-
-        figures.write(RunFolder.open(folder.path))
-    view.finish(summary)
 
 
 def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
@@ -243,29 +227,3 @@ def _evaluate_last(
     """Evaluate the round that a resumed run continues after, if it was stopped before that or now ends there."""
     if "consensus_accuracy" not in RunFolder.open(folder.path).metrics[-1]:
         folder.amend_last(evaluate_models(evaluation, state, layout, robust=robust, chosen=chosen)[1])
-
-
-def _counts(folder: RunFolder) -> dict[str, Any]:
-    """Count over a whole run, resumed or not: rounds with few workers, attempts with none, clients without a budget."""
-    return {
-        "whole_rounds": sorted({rank for record in folder.metrics for rank in record.get("whole_rounds", ())}),
-        "thin_rounds": sum(bool(record.get("thin")) for record in folder.metrics),
-        "empty_attempts": sum(record.get("empty_attempts", 0) for record in folder.metrics),
-    }
-
-
-def _summary(config: Config, last: dict[str, Any], state: ServerState) -> dict[str, Any]:
-    known = [share for share in last.get("worker_accuracy", ()) if share is not None]
-    accuracy = np.array(known) if known else np.array(np.nan)  # which becomes null
-    return {
-        "rounds": state.round,
-        "virtual_seconds": state.virtual_seconds,
-        "wall_seconds": state.wall_seconds,
-        "consensus_accuracy": last["consensus_accuracy"],
-        "worker_accuracy_mean": accuracy.mean(),
-        "worker_accuracy_min": accuracy.min(),
-        "worker_accuracy_max": accuracy.max(),
-        "train_loss": last["train_loss"],
-        "samples": state.samples,
-        "config_hash": config_hash(config),
-    }

@@ -6,9 +6,25 @@ import torch
 from flwr.app import ArrayRecord, MetricRecord
 
 import tasks
+from app.partition import held_out
 from clients.devices import is_available, resolve
 from conf import Config
+from echelon.server.evaluated import EvaluatedWorkers
 from strategies import RunStoppedError
+from tasks import Task
+
+
+def make_evaluation(config: Config, task: Task, model: torch.nn.Module, stop: Event | None = None) -> "Evaluation":
+    """Return the evaluation of a configuration's models; see :class:`Evaluation`."""
+    held_out_split = task.train.subset(torch.from_numpy(held_out(config, len(task.train))))
+    return Evaluation(config, model, task.test, held_out_split, stop)
+
+
+def evaluated_workers(config: Config, task: Task) -> EvaluatedWorkers:
+    """Return which workers' models are evaluated, and when."""
+    return EvaluatedWorkers(
+        config.evaluate_workers, len(task.test), config.eval_every, num_rounds=config.rounds, seed=config.seed
+    )
 
 
 class Evaluation:

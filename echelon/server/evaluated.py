@@ -8,7 +8,7 @@ import numpy as np
 from flwr.supercore import log
 
 from echelon.algorithms.seeds import rng
-from echelon.server.state import ServerState
+from echelon.core.tally import Tally
 
 Choice = Literal["all", "sample", "best_worst", "none"]
 
@@ -45,14 +45,14 @@ class EvaluatedWorkers:
     num_rounds: int
     seed: int = 0
 
-    def ranks(self, state: ServerState) -> list[int]:
+    def ranks(self, state: Tally) -> list[int]:
         """Return the ranks, ascending, given the state after the round that is evaluated; log how many they are."""
         chosen = self._chosen(state)
-        if len(chosen) < len(state.rows):
+        if len(chosen) < len(state.losses):
             log(
                 INFO,
                 "Round %s: the models of %s of %s workers are evaluated (evaluate_workers=%s; all with =all)",
-                *(state.round, len(chosen), len(state.rows), self.choice),
+                *(state.round, len(chosen), len(state.losses), self.choice),
             )
         return chosen
 
@@ -60,8 +60,8 @@ class EvaluatedWorkers:
         """Return how many workers' models cost, with the consensus model, at most a third of the training."""
         return max(0, int(samples_per_round * self.eval_every / self.samples) - 1)
 
-    def _chosen(self, state: ServerState) -> list[int]:
-        everyone = list(range(len(state.rows)))
+    def _chosen(self, state: Tally) -> list[int]:
+        everyone = list(range(len(state.losses)))
         if self.choice == "best_worst":
             known = np.flatnonzero(np.isfinite(state.losses))
             losses = state.losses[known]

@@ -19,7 +19,7 @@ from echelon.server.state import ServerState
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
-_MEASURES = ("accuracy", "loss")
+MEASURES = ("accuracy", "loss")
 
 
 def evaluate_models(
@@ -60,14 +60,21 @@ def evaluate_models(
     else:
         for rank in range(len(rows)) if chosen is None else chosen.ranks(state):
             by_rank[rank] = evaluate_fn(state.round, layout.arrays(rows[rank], exact[rank])) or MetricRecord()
+    return of_consensus, evaluation_fields(of_consensus, by_rank, len(rows))
+
+
+def evaluation_fields(
+    of_consensus: Mapping[str, Any], by_rank: Mapping[int, Mapping[str, Any]], num_workers: int
+) -> dict[str, Any]:
+    """Return the fields of a round's record, given the metrics of the consensus model and of workers' models."""
     fields: dict[str, Any] = {}
-    for name in _MEASURES:
+    for name in MEASURES:
         if name in of_consensus:
             fields[f"consensus_{name}"] = of_consensus[name]
             if by_rank:
                 values = {rank: found.get(name) for rank, found in by_rank.items()}
-                fields[f"worker_{name}"] = [values.get(rank) for rank in range(len(rows))]
-    return of_consensus, fields
+                fields[f"worker_{name}"] = [values.get(rank) for rank in range(num_workers)]
+    return fields
 
 
 def consensus_arrays(state: ServerState, layout: ArrayLayout, *, robust: bool = False) -> ArrayRecord:

@@ -1,14 +1,16 @@
 """A round's instructions: how much each worker computes, and the message that tells it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
+from echelon.core.layout import Bytes, Row
 from echelon.core.mixing import Pull
 from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
+from echelon.core.tally import Tally
 from echelon.core.targets import RoundTargets
 from echelon.core.work import WorkPolicy
 from echelon.protocol.layout import ArrayLayout
@@ -30,27 +32,33 @@ class RoundInstructions(RoundTargets):
 
     def instructions(self, rank: int, seed: int, work: WorkPolicy, sgd: SGD, state: ServerState) -> TrainInstructions:
         """Return one worker's instructions."""
-        epoch, position = state.cursors[rank].tolist()
-        return TrainInstructions(
-            seed=seed,
-            server_round=self.round,
-            rank=rank,
-            local_steps=work.local_steps,
-            batch_size=int(self.batch_sizes[rank]),
-            minibatch_size=work.minibatch_size,
-            target_samples=int(self.target_samples[rank]),
-            min_minibatches=work.min_minibatches,
-            budget_seconds=self.budget_seconds,
-            seconds_per_minibatch=float(state.seconds_per_minibatch[rank]),
-            learning_rate=sgd.at(self.round),
-            schedule=sgd.factor(self.round),
-            keeps_optimizer=bool(state.optimizer.size),
-            momentum=sgd.momentum,
-            weight_decay=sgd.weight_decay,
-            epoch=epoch,
-            position=position,
-            run_seconds=state.virtual_seconds,
-        )
+        made = worker_instructions(self, rank, seed, work, sgd, state)
+        return replace(made, keeps_optimizer=bool(state.optimizer.size), run_seconds=state.virtual_seconds)
+
+
+def worker_instructions(
+    targets: RoundTargets, rank: int, seed: int, work: WorkPolicy, sgd: SGD, tally: Tally
+) -> TrainInstructions:
+    """Return what follows from a round's targets and the workers' numbers for one worker."""
+    epoch, position = tally.cursors[rank].tolist()
+    return TrainInstructions(
+        seed=seed,
+        server_round=targets.round,
+        rank=rank,
+        local_steps=work.local_steps,
+        batch_size=int(targets.batch_sizes[rank]),
+        minibatch_size=work.minibatch_size,
+        target_samples=int(targets.target_samples[rank]),
+        min_minibatches=work.min_minibatches,
+        budget_seconds=targets.budget_seconds,
+        seconds_per_minibatch=float(tally.seconds_per_minibatch[rank]),
+        learning_rate=sgd.at(targets.round),
+        schedule=sgd.factor(targets.round),
+        momentum=sgd.momentum,
+        weight_decay=sgd.weight_decay,
+        epoch=epoch,
+        position=position,
+    )
 
 
 @dataclass
@@ -73,17 +81,34 @@ def train_message(
     extra: dict[str, ArrayRecord],
 ) -> Message:
     """Return the message that carries a worker's row, momentum, shard and instructions."""
-    content = RecordDict({ARRAYS: layout.write(state.rows[rank], state.exact[rank]), CONFIG: config})
-    if state.momentum is not None:
-        content[MOMENTUM] = layout.parameter_arrays(state.momentum[rank])
-    if state.optimizer.size and not np.isnan(state.optimizer[rank]).any():
-        content[OPTIMIZER] = layout.optimizer_arrays(state.optimizer[rank])
-    if partition.parts is not None:
-        content[SHARD] = shard_record(partition.parts[rank])
+    momentum = None if state.momentum is None else state.momentum[rank]
+    model = (state.rows[rank], state.exact[rank], momentum, state.optimizer[rank])
+    content = train_content(config, layout, *model, partition, rank)
     for name, arrays in extra.items():
         content[name] = arrays
     group = str(config["server-round"])
     return Message(content, dst_node_id=node_id, message_type=MessageType.TRAIN, group_id=group)
+
+
+def train_content(
+    config: ConfigRecord,
+    layout: ArrayLayout,
+    row: Row,
+    exact: Bytes,
+    momentum: Row | None,
+    optimizer: Row,
+    partition: Partition,
+    rank: int,
+) -> RecordDict:
+    """Return what a worker needs for a round: its model, the optimiser's state, its shard and instructions."""
+    content = RecordDict({ARRAYS: layout.write(row, exact), CONFIG: config})
+    if momentum is not None:
+        content[MOMENTUM] = layout.parameter_arrays(momentum)
+    if optimizer.size and not np.isnan(optimizer).any():
+        content[OPTIMIZER] = layout.optimizer_arrays(optimizer)
+    if partition.parts is not None:
+        content[SHARD] = shard_record(partition.parts[rank])
+    return content
 
 
 def pull_payload(

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from echelon.algorithms.mixing import consensus_distance
 from echelon.core.mixing import Complete, Mixing
+from echelon.core.targets import RoundTargets
 from echelon.core.work import WorkPolicy
-from echelon.server.instructions import Round, RoundInstructions
+from echelon.server.instructions import Round
 from echelon.server.nodes import Roster
 from echelon.server.session import Session
 from echelon.server.updates import Received
@@ -28,21 +29,38 @@ def round_record(
     """Return the record of a synchronous round whose models have been mixed."""
     state, layout, roster = session.state, session.layout, session.roster
     timeout_seconds = begun.instructions.budget_seconds + begun.grace_seconds if timed_out else 0.0
-    record = target_fields(begun.instructions, work)
-    record |= time_fields(received, mixing.models_sent, layout.num_bytes, roster, timeout_seconds)
-    record |= worker_fields(received, timed_out, len(roster))
+    record = shared_fields(
+        begun.instructions, received, timed_out, mixing, layout.num_bytes, roster, work, timeout_seconds
+    )
     record["rejected"] += session.exchange.take_unasked()
-    record |= traffic_fields(mixing.graph, mixing.models_sent, layout.num_bytes)
     record |= {
         "virtual_seconds": state.virtual_seconds + record["round_seconds"],
         "consensus_distance": consensus_distance(state.rows[:, session.mixed]),
         "uplink_bytes": sum(reply.num_bytes for reply in received.replies.values()),
         "downlink_bytes": begun.downlink_bytes,
         "grace_seconds": begun.grace_seconds if np.isfinite(begun.grace_seconds) else None,
-        "thin": is_thin(received, len(roster)),
     }
     if session.processor.whole_rounds:
         record["whole_rounds"] = sorted(session.processor.whole_rounds)
+    return record
+
+
+def shared_fields(
+    targets: RoundTargets,
+    received: Received,
+    timed_out: list[int],
+    mixing: Mixing,
+    model_bytes: int,
+    roster: Roster,
+    work: WorkPolicy,
+    timeout_seconds: float = 0.0,
+) -> dict[str, Any]:
+    """Return what the record of a synchronous round says with and without a server."""
+    record = target_fields(targets, work)
+    record |= time_fields(received, mixing.models_sent, model_bytes, roster, timeout_seconds)
+    record |= worker_fields(received, timed_out, len(roster))
+    record |= traffic_fields(mixing.graph, mixing.models_sent, model_bytes)
+    record["thin"] = is_thin(received, len(roster))
     if mixing.leaders is not None and mixing.leaders.active:
         record |= {"leaders_best": mixing.leaders.best.tolist(), "leaders_degree": mixing.leaders.degree.tolist()}
     return record
@@ -107,7 +125,7 @@ def worker_fields(received: Received, timed_out: list[int], num_workers: int) ->
     }
 
 
-def target_fields(instructions: RoundInstructions, work: WorkPolicy) -> dict[str, Any]:
+def target_fields(instructions: RoundTargets, work: WorkPolicy) -> dict[str, Any]:
     """Return what the workers were instructed to compute."""
     ranks = range(len(instructions.batch_sizes))
     return {

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from echelon.core.layout import Bytes, Row
@@ -143,8 +143,13 @@ def read(message: Message, layout: ArrayLayout, target_samples: int, shard_size:
     """
     if message.has_error():
         raise RejectedReplyError(reason(message))
+    return read_content(message.content, layout, target_samples, shard_size)
+
+
+def read_content(content: RecordDict, layout: ArrayLayout, target_samples: int, shard_size: int | None = None) -> Reply:
+    """Check the content of a reply to a train message; parameters and errors as for :func:`read`."""
     try:
-        content = unpack(message.content, layout.expected)
+        content = unpack(content, layout.expected)
         metrics = record(content, METRICS, MetricRecord)
         report = TrainReport.from_metrics(metrics)
         obeys_budget = "samples" in metrics

@@ -13,6 +13,7 @@ from echelon.core import operations
 from echelon.core.layout import Row
 from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
+from echelon.core.targets import RoundTargets
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import CORRECTION, DIRECTION
 from echelon.server import remembered
@@ -114,18 +115,55 @@ def mean_gradients(
     found: dict[int, Row] = {}
     if strategy.correction != "tracking":
         return found
-    mixed, momentum = layout.mixed, strategy.worker_sgd.momentum
+    mixed = layout.mixed
     for rank, reply in replies.items():
         if reply.row is None or not reply.report.samples:
             continue
-        steps = reply.report.samples / int(instructions.batch_sizes[rank])
-        known: dict[str, Any] = {"learning_rate": strategy.sgd.at(instructions.round), "steps": steps}
-        if state.momentum is not None and reply.momentum is not None:
-            known |= {"momentum": momentum, "before": state.momentum[rank, mixed], "after": reply.momentum[mixed]}
-        found[rank] = mean_gradient(state.rows[rank, mixed], reply.row[mixed], **known)
-        if strategy.host_momentum:  # every step, partial or not, had its direction
-            share = strategy.host_momentum * math.ceil(steps) / steps
-            found[rank] -= np.float32(share) * _kept(QUASI_GLOBAL, state, layout)[rank, mixed]
+        before = None if state.momentum is None else state.momentum[rank, mixed]
+        buffer = _kept(QUASI_GLOBAL, state, layout)[rank, mixed] if strategy.host_momentum else None
+        found[rank] = gradient_of(
+            strategy, rank, reply, instructions, state.rows[rank, mixed], before, buffer, strategy.host_momentum
+        )
+    return found
+
+
+def gradient_of(
+    strategy: Strategy,
+    rank: int,
+    reply: Reply,
+    targets: RoundTargets,
+    start: Row,
+    momentum: Row | None,
+    direction: Row | None,
+    weight: float = 1.0,
+) -> Row:
+    """Return the mean corrected gradient z_i of a worker that has finished something.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Of the run.
+    rank : int
+        The worker.
+    reply : Reply
+        What came of its round.
+    targets : RoundTargets
+        Of the round.
+    start, momentum : float32 ndarray, shape (number of mixed parameters,)
+        Its model and its momentum (None without) at the start of the round.
+    direction : float32 ndarray, shape (number of mixed parameters,), or None
+        What was added to each of its steps, times ``weight``; not part of the gradient.
+    """
+    assert reply.row is not None
+    columns = slice(len(start))
+    steps = reply.report.samples / int(targets.batch_sizes[rank])
+    known: dict[str, Any] = {"learning_rate": strategy.sgd.at(targets.round), "steps": steps}
+    if momentum is not None and reply.momentum is not None:
+        before, after = momentum, reply.momentum[columns]
+        known |= {"momentum": strategy.worker_sgd.momentum, "before": before, "after": after}
+    found: Row = mean_gradient(start, reply.row[columns], **known)
+    if direction is not None:  # every step, partial or not, had it
+        found -= np.float32(weight * math.ceil(steps) / steps) * direction
     return found
 
 
