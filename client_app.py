@@ -5,6 +5,7 @@ process of its SuperNode (see ``echelon.persistent.client``); only that one, and
 configuration.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,8 @@ def _answer(message_type: str, content: RecordDict, context: Context) -> RecordD
 app = WorkerApp(_answer, persistent="client_app:app")
 
 
-def make_app(config: "Config") -> WorkerApp:
-    """Return the ClientApp of a configuration."""
+def make_app(config: "Config", is_over: Callable[[], bool] = lambda: False) -> WorkerApp:
+    """Return the ClientApp of a configuration; ``is_over`` as for :func:`clients.make_client_app`."""
     from app.fleet import make_fleet
 
     return make_client_app(
@@ -38,6 +39,7 @@ def make_app(config: "Config") -> WorkerApp:
         optimizer=config.optimizer.name,
         optimizer_state=config.optimizer.state,
         max_grad_norm=config.optimizer.max_grad_norm,
+        is_over=is_over,
     )
 
 

@@ -1,4 +1,4 @@
-"""Compose the configuration, run Flower's simulation, write the run folder: ``python run_sim.py [key=value ...]``."""
+"""Compose the configuration, run its engine, write the run folder: ``python run_sim.py [key=value ...]``."""
 
 import os
 
@@ -22,11 +22,13 @@ from rich.console import Console
 
 import client_app
 import server_app
+from app import peer, results
 from app.checks import check
 from conf import Config, ConfigError, cli, groups
 from echelon.core.printable import printable
 from echelon.engines import ray
 from echelon.engines.inline import InlineGrid
+from echelon.engines.torch import ProcessFailedError
 from echelon.reports import capture, progress
 from echelon.reports.run_folder import RunFolder, RunFolderError
 from echelon.server import checkpoint
@@ -60,13 +62,15 @@ def run(config: Config) -> int:
 
 def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
     """Do the run and say how it ended; return its exit status."""
+    if (remark := peer.remark(config)) is not None:
+        _print(console, remark)
     try:
         with progress.make(config.progress, console) as view:
             _simulate(config, folder, view, stop)
         failure = None
     except (RunStoppedError, KeyboardInterrupt):
         return _fail(console, _interrupted(config, folder.path), signals.status() or INTERRUPTED)
-    except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
+    except (AllWorkersFailedError, ProcessFailedError, RosterError, ray.SimulationError, ValueError) as error:
         stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
         failure = str(error)
     except OSError as error:
@@ -79,7 +83,11 @@ def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> in
 
 
 def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: Event) -> None:
-    made, clients, engine = server_app.make_app(config, folder, view, stop), client_app.make_app(config), config.engine
+    engine = config.engine
+    if isinstance(engine, groups.Torch):
+        results.show(folder, view, peer.run(config, folder, view, stop, client_app.make_app))
+        return
+    made, clients = server_app.make_app(config, folder, view, stop), client_app.make_app(config)
     if isinstance(engine, groups.Ray):
         ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus, stop=stop)
     else:
@@ -88,6 +96,8 @@ def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: 
 
 
 def _resume_hint(config: Config, path: Path) -> str:
+    if isinstance(config.engine, groups.Torch):
+        return "there is no checkpoint to continue from (engine=torch)"
     plain = re.fullmatch(r"[\w/.:+-]+", str(path))
     command = f"python run_sim.py resume={path}" if plain else f"python run_sim.py \"resume='{path}'\""
     if checkpoint.exists(path / "checkpoint"):

@@ -13,7 +13,7 @@ from dataclasses import fields
 import numpy as np
 
 import tasks
-from app import memory, strategy
+from app import memory, peer, strategy
 from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, compares_features, is_local, to_partition
@@ -51,7 +51,7 @@ def check(config: Config, *, deployed: bool = False) -> None:
     _check_optimizer(config, deployed)
     if config.nodes and not deployed:
         raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
-    _check_strategy(config)
+    _check_strategy(config, deployed)
     check_model_path(config)
     with _in_one_line("stop_at"):
         if config.stop_at is not None:
@@ -117,11 +117,13 @@ def _sgd_at_the_server(config: Config) -> str | None:
     return f"strategy.momentum_mixing={chosen.momentum_mixing}"
 
 
-def _check_strategy(config: Config) -> None:
+def _check_strategy(config: Config, deployed: bool) -> None:
     """Build the strategy and lay out its graphs for shards of equal size."""
     try:
         built = strategy.build(config, Options(held_out_loss=lambda arrays: 0.0))
         built.check_optimizer(config.optimizer.name)
+        if not deployed:
+            peer.check(config, built)
         built.lay_out(config.workers, np.ones(config.workers, dtype=np.int64))
     except ValueError as error:
         names_its_key = re.split(r"[.=\s]", str(error))[0] in {field.name for field in fields(Config)}

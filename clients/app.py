@@ -91,6 +91,7 @@ def make_client_app(
     optimizer: "str | Factory" = "sgd",
     optimizer_state: "Keeper" = "server",
     max_grad_norm: float | None = None,
+    is_over: Callable[[], bool] = lambda: False,
     mods: list[Mod] | None = None,
     persistent: str | None = None,
 ) -> WorkerApp:
@@ -122,6 +123,8 @@ def make_client_app(
     optimizer, optimizer_state, max_grad_norm
         See :class:`clients.optimizers.Optimizer`: a name or a function of the parameters, who keeps its state, and a
         bound on the gradient's norm.
+    is_over : callable, optional
+        Asked under the wall clock, before every mini-batch, whether an event has ended the round.
     mods : list of Flower mods, optional
         Wrapped around every train message, as by ``@app.train(mods=...)``; ``docs/security.md`` lists which mods are
         compatible with these strategies.
@@ -153,6 +156,7 @@ def make_client_app(
         "fleet": fleet,
         "objective": (loss, metrics, reduction, precision),
         "optimizer": (optimizer, optimizer_state, max_grad_norm),
+        "is_over": is_over,
     }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.

@@ -1,5 +1,6 @@
 """Local training: a pure function of (model row, sample indices, instructions, clock)."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -108,7 +109,8 @@ def train(
             if stopped:
                 break
     seconds = clock.seconds
-    dropped = max(instructions.budget_seconds - seconds, 0.0) if stopped else 0.0
+    limited = stopped and math.isfinite(instructions.budget_seconds)  # an event may have ended the round
+    dropped = max(instructions.budget_seconds - seconds, 0.0) if limited else 0.0
     mean_loss = loss_sum / samples if samples else float("nan")
     return LocalUpdate(samples, minibatches, mean_loss, seconds, dropped)
 

@@ -68,6 +68,8 @@ class Worker:
         Of the local steps; SGD by default.
     speed_limit : float
         Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
+    is_over : callable, optional
+        Asked under the wall clock, before every mini-batch, whether an event has ended the round.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Worker:
         objective: Objective | None = None,
         optimizer: Optimizer | None = None,
         speed_limit: float = math.inf,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
         self.device = resolve(device)
@@ -88,6 +91,7 @@ class Worker:
         self.optimizer = optimizer or Optimizer()
         self._kept: dict[int, State] = {}
         self.speed_limit = speed_limit
+        self._is_over = is_over
 
     def hold(self, rank: int, load: Callable[[], Any]) -> None:
         """Load the data of a worker, once per process; required before any request for its rank."""
@@ -234,7 +238,8 @@ class Worker:
     def _clock(self, rank: int, instructions: TrainInstructions) -> Clock:
         fleet = self._simulated(instructions)
         if fleet is None:
-            return WallClock(instructions.seconds_per_minibatch / instructions.minibatch_size, self.speed_limit)
+            expected = instructions.seconds_per_minibatch / instructions.minibatch_size
+            return WallClock(expected, self.speed_limit, self._is_over)
         return fleet.clock(instructions.seed, rank, instructions.server_round)
 
     def _forces(self, content: RecordDict, instructions: TrainInstructions) -> Forces:

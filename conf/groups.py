@@ -337,7 +337,7 @@ class Trace(Fleet):
 class Engine:
     """Simulation engine."""
 
-    name: str = key("Flower's simulation engine on Ray, or in-process")
+    name: str = key("Flower's simulation engine on Ray, in-process, or peer to peer")
 
 
 @schema
@@ -347,3 +347,13 @@ class Ray(Engine):
     num_cpus: float = key("cores per worker process", "(0, inf)")
     num_gpus: float = key("fraction of a GPU per worker process", "[0, inf)")
     window: int | None = key("maximum messages in flight; null = derived from the number of processes", "[1, inf)")
+
+
+@schema
+class Torch(Engine):
+    """Processes of torch.distributed."""
+
+    processes: int | None = key(
+        "worker processes; null = one per worker, with a simulated clock at most one per core or, on GPUs, per GPU",
+        "[1, inf)",
+    )

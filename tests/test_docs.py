@@ -16,6 +16,7 @@ _SHORT = re.compile(r"`(\w+)\.(\w+(?:\.\w+)?)(?:\(\))?`")
 _CODE = ("app", "clients", "conf", "echelon", "partitioners", "strategies", "tasks")
 _SUFFIXES = ("csv", "json", "jsonl", "log", "md", "npz", "png", "pth", "py", "safetensors", "toml", "txt", "yaml")
 _KEYS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}  # `strategy.c1` is a key
+_LIBRARIES = {"torch"}  # a page means the library, not the engine of that name
 # Written in CONTRIBUTING's examples, and by a user.
 _NOT_HERE = ("strategies/pairs.py", "partitioners/blocks.py", "tasks/waves.py")
 
@@ -47,7 +48,8 @@ def _short_names() -> dict[str, set[str]]:
     """Return the names that follow a module's stem or a class's name."""
     found: dict[str, set[str]] = {}
     for path in (file for folder in _CODE for file in (ROOT / folder).rglob("*.py")):
-        found.setdefault(path.stem, set()).update(_names(path))
+        if path.stem not in _LIBRARIES:
+            found.setdefault(path.stem, set()).update(_names(path))
         for name in _names(path):
             if name[0].isupper() and "." in name:
                 found.setdefault(name.split(".")[0], set()).add(name.split(".")[1])

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 # Budgets are predicted from reported times: rounding must not exclude a mini-batch that ends exactly on the budget.
@@ -31,11 +32,19 @@ class WallClock:
         Estimate for the first mini-batch; NaN if unknown.
     speed_limit : float
         Maximum samples per second: the clock sleeps after a faster mini-batch.
+    is_over : callable, optional
+        Returns whether an event has ended the round, after which nothing fits; by default none does.
     """
 
-    def __init__(self, seconds_per_sample: float = math.nan, speed_limit: float = math.inf) -> None:
+    def __init__(
+        self,
+        seconds_per_sample: float = math.nan,
+        speed_limit: float = math.inf,
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._expected = seconds_per_sample
         self._speed_limit = speed_limit
+        self._is_over = is_over
         self._samples = 0
         self._start = time.perf_counter()
 
@@ -46,6 +55,8 @@ class WallClock:
 
     def fits(self, samples: int, budget_seconds: float) -> bool:
         """Return whether a mini-batch is expected to end within the budget; an unknown duration fits."""
+        if self._is_over():
+            return False
         expected = self.seconds / self._samples if self._samples else self._expected
         return math.isnan(expected) or self.seconds + samples * expected <= budget_seconds * (1 + TOLERANCE)
 

@@ -1,1 +1,1 @@
-"""Engines that run the two apps: ``inline`` in one process, ``ray`` in Flower's simulation engine."""
+"""Engines: ``inline`` (in one process) and ``ray`` (Flower's) run the two apps, ``torch`` a run without a server."""

@@ -17,6 +17,9 @@ Rows = dict[int, Tensor]
 
 # Values of a sum that are computed at a time, so that they stay in the processor's cache.
 _CHUNK = 1 << 16
+# Column sums of doubly stochastic matrices differ from 1 by less.
+_ROUNDING = 1e-12
+_NEEDS_ALL = "a trimmed mean needs the models of all workers in one place; only a server has them"
 
 
 class Exchange:
@@ -51,7 +54,7 @@ class Exchange:
             If the matrix is a trimmed mean, for which one worker would need the rows of all.
         """
         if isinstance(matrix, TrimmedMean):
-            raise ValueError("a trimmed mean needs the models of all workers in one place; only a server has them")
+            raise ValueError(_NEEDS_ALL)
         if isinstance(matrix, Mean):
             total = self._weighted(np.where(self._is_local(), matrix.weights, 0.0))
             dist.all_reduce(total)
@@ -72,6 +75,20 @@ class Exchange:
                 found[rank, other] = torch.linalg.vector_norm(self._row(other) - self._rows[rank]).item()
         _wait(sends)
         return self._group.gather(found)
+
+    def mean_drift(self, matrix: Matrix) -> float:
+        """Return ||mean(matrix @ rows) - mean(rows)||, the same everywhere: an all-reduce, unless it must be 0."""
+        if isinstance(matrix, TrimmedMean):
+            raise ValueError(_NEEDS_ALL)
+        size = self._group.num_workers
+        excess = np.asarray(matrix.weights * size if isinstance(matrix, Mean) else matrix.sum(axis=0)) - 1
+        if np.abs(excess).max() < _ROUNDING:
+            return 0.0
+        moved = self._weighted(np.where(self._is_local(), excess / size, 0.0))
+        dist.all_reduce(moved)
+        found = float(torch.linalg.vector_norm(moved, dtype=torch.float64))
+        self._buffers.give([moved])
+        return found
 
     def close(self) -> None:
         """Give up the rows of the other workers."""

@@ -74,6 +74,8 @@ class Rounds:
         (rank, row) -> the model as Flower's arrays, for the strategy's ``held_out_loss``.
     batch_ratios : float64 ndarray, shape (N,), optional
         Capability ratios that batches are proportional to; equal batches by default.
+    measures_drift : bool
+        Whether :attr:`drift` is measured, at an all-reduce in rounds that move the mean model.
 
     Attributes
     ----------
@@ -81,6 +83,10 @@ class Rounds:
         The workers' numbers so far, the same in every process.
     leaders : Leaders or None
         Of the previous round.
+    mixing : Mixing or None
+        How the models of the previous round were combined.
+    drift : float
+        The distance by which that moved the mean model; 0 unless it is measured.
     buffers : Buffers
         Where the combined models are taken from.
 
@@ -97,6 +103,7 @@ class Rounds:
         shard_sizes: Ints,
         arrays: Callable[[int, Tensor], Any],
         batch_ratios: Floats | None = None,
+        measures_drift: bool = False,
     ) -> None:
         if strategy.needs_server:
             raise ValueError(f"{type(strategy).__name__} cannot run without a server: {strategy.needs_server}")
@@ -104,6 +111,8 @@ class Rounds:
         self.strategy, self.group = strategy, group
         self.tally = Tally.none(group.num_workers)
         self.leaders: Leaders | None = None
+        self.mixing: Mixing | None = None
+        self.drift, self._measures_drift = 0.0, measures_drift
         self._vectors = Vectors(strategy, group)
         self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
         self._arrays = arrays
@@ -164,8 +173,10 @@ class Rounds:
         scaled = self._scaled(numbers, rows, trained)
         host = _Host(self, rows, scaled)
         mixing = self.strategy.mixing(replace(numbers, host=host))
-        self.leaders = mixing.leaders or self.leaders
+        self.mixing, self.leaders = mixing, mixing.leaders or self.leaders
         self.tally.round = begun.round
+        if self._measures_drift:
+            self.drift = host.mean_drift(mixing)
         combined = host.combine(mixing)
         host.close()
         default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
@@ -250,6 +261,10 @@ class _Host:
             table[rank] = 1.0, loss
         there, found = self._rounds.group.gather(table).T
         return np.where(there > 0, found, np.nan)
+
+    def mean_drift(self, mixing: Mixing) -> float:
+        """Return the distance by which mixing will move the mean model."""
+        return self._exchange.mean_drift(mixing.matrix)
 
     def close(self) -> None:
         """Give up the models of the other workers."""

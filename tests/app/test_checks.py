@@ -43,6 +43,22 @@ VALUES = {
     ),
     "partitioner=by_group": "partitioner=by_group needs a task with groups; digits has none",
     "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
+    "engine=torch strategy=fedbuff": "engine=torch cannot run strategy=fedbuff: updates are buffered at the server",
+    "engine=torch strategy=over_selection": (
+        "engine=torch cannot run strategy=over_selection: the first replies are selected by the server"
+    ),
+    "engine=torch strategy.robust=true": (
+        "engine=torch cannot run strategy=al_dsgd: strategy.max_update_norm and strategy.robust bound the updates that "
+        "reach a server"
+    ),
+    "engine=torch work.estimator=memory": (
+        "engine=torch cannot run strategy=al_dsgd: work.estimator=memory remembers the workers' gradients at a server"
+    ),
+    "engine=torch engine.processes=9": "engine.processes must be at most workers=8; got 9",
+    "engine=torch engine.processes=2 clock=wall": (
+        "engine.processes must be workers=8 with clock=wall, so that all workers compute at once; got 2"
+    ),
+    "engine=torch resume=runs/1": "resume must be null with engine=torch, which writes no checkpoints; got runs/1",
 }
 GRAPHS = {
     "topology=g0_rotating workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",

@@ -13,15 +13,15 @@ UNKNOWN = {
     "c1=0.2": "unknown key c1; did you mean strategy.c1?",
     "xyzzy=1": "unknown key xyzzy; --help lists all keys",
     "topology.p=0.3": "unknown key topology.p of topology=auto; it belongs to topology=er",
-    "engine.name=ray": "unknown key engine.name; select a choice with engine=inline|ray",
+    "engine.name=ray": "unknown key engine.name; select a choice with engine=inline|ray|torch",
     "hydra.run.dir=x": "unknown key hydra.run.dir; did you mean run_dir?",
     "strategy=foo": (
         "strategy must be one of al_dsgd, all_reduce, d_psgd, fedbuff, fedcompass, matcha, over_selection; got foo"
     ),
-    "engine=raay": "engine must be one of inline, ray; got raay (did you mean ray?)",
-    "engine=null": "engine must be one of inline, ray; got null",
-    "engine=": "engine must be one of inline, ray; got nothing",
-    "engine={a:1}": "engine must be one of inline, ray; got {a:1}",
+    "engine=raay": "engine must be one of inline, ray, torch; got raay (did you mean ray?)",
+    "engine=null": "engine must be one of inline, ray, torch; got null",
+    "engine=": "engine must be one of inline, ray, torch; got nothing",
+    "engine={a:1}": "engine must be one of inline, ray, torch; got {a:1}",
     "device=gpu": "device must be one of auto, cpu, cuda, mps, xpu; got gpu",
     "work.trigger=fast": "work.trigger must be one of fastest, quorum, deadline; got fast",
 }
