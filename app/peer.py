@@ -16,7 +16,7 @@ from app import results, strategy
 from app.evaluation import evaluated_workers, make_evaluation
 from app.fleet import make_fleet
 from app.partition import make_partition
-from app.task import build_model, load_task
+from app.task import initial_model, load_task
 from clients import WorkerApp
 from clients.devices import resolve
 from conf import Config, ConfigError, groups
@@ -47,6 +47,8 @@ def check(config: Config, built: FlowerStrategy) -> None:
         raise ConfigError(f"engine=torch cannot run strategy={config.strategy.name}: {built.needs_server}")
     if config.resume is not None:
         raise ConfigError(f"resume must be null with engine=torch, which writes no checkpoints; got {config.resume}")
+    if config.stop_at is not None:
+        raise ConfigError(f"stop_at must be null with engine=torch; got {config.stop_at}")
     count = config.engine.processes
     if count is not None and count > config.workers:
         raise ConfigError(f"engine.processes must be at most workers={config.workers}; got {count}")
@@ -140,7 +142,7 @@ def serve(
         logging.getLogger("flwr").setLevel(logging.WARNING)  # the first process logs for all
     if resolve(config.device) == "cuda":
         torch.cuda.set_device(group.process % torch.cuda.device_count())
-    task, model = load_task(config, config.task.root), build_model(config)
+    task, model = load_task(config, config.task.root), initial_model(config)
     arrays, evaluation = ArrayRecord(model.state_dict()), make_evaluation(config, task, model)
     built = strategy.build(config, Options(held_out_loss=evaluation.held_out_loss), wall_clock=is_wall(config))
     parts = Parts(

@@ -58,6 +58,10 @@ VALUES = {
     "engine=torch engine.processes=2 clock=wall": (
         "engine.processes must be workers=8 with clock=wall, so that all workers compute at once; got 2"
     ),
+    "engine=torch strategy=fedcompass work=full_batch": (
+        "engine=torch cannot run strategy=fedcompass: updates are buffered at the server"
+    ),
+    "engine=torch stop_at=train_loss<1": "stop_at must be null with engine=torch; got train_loss<1",
     "engine=torch resume=runs/1": "resume must be null with engine=torch, which writes no checkpoints; got runs/1",
 }
 GRAPHS = {
