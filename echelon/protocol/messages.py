@@ -79,9 +79,8 @@ class TrainInstructions:
     remembers: bool = False
 
     def to_config(self) -> ConfigRecord:
-        """Return a record with what differs from the defaults, and ``server-round``: Flower checks each key."""
-        changed = {name: value for name, value in vars(self).items() if value != getattr(TrainInstructions, name)}
-        return ConfigRecord({**changed, "server-round": self.server_round})
+        """Return a record with all of these instructions and Flower's ``server-round``: any client may read it."""
+        return ConfigRecord({**vars(self), "server-round": self.server_round})
 
     @classmethod
     def from_config(cls, config: ConfigRecord) -> Self:

@@ -46,6 +46,7 @@ class TestRoundTrips:
 
     def test_round_is_also_given_as_in_flower(self) -> None:
         assert TrainInstructions(server_round=9).to_config()["server-round"] == 9
+        assert set(TrainInstructions().to_config()) == {*vars(TrainInstructions()), "server-round"}
 
     @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(0, 100), st.floats(0, 1e6), st.floats(0, 1e6))
     def test_report(self, examples: int, samples: int, minibatches: int, loss: float, seconds: float) -> None:
