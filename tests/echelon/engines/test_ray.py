@@ -143,7 +143,8 @@ def test_killed_it_leaves_no_process(tmp_path: Path, family: Family) -> None:
     folder = tmp_path / "run"
     process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "rounds=100000", "progress=none")
     wait_for(lambda: len(records(folder)) >= 1)
-    assert sum("Agent" in command for command in family.alive().values()) >= 2
+    # They start beside the first rounds, and take their names later.
+    wait_for(lambda: sum("Agent" in command for command in family.alive().values()) >= 2)
     process.kill()
     process.communicate(timeout=15)
     wait_for(lambda: not family.alive(), 15)
