@@ -2,6 +2,7 @@
 
 import heapq
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -88,13 +89,13 @@ class Asynchronous(FlowerStrategy):
 
     # What a subclass decides
 
+    @abstractmethod
     def _arrived(self, event: Event) -> dict[str, Any] | None:
         """Take an update; return the record of the step that the server has taken with it, if it has."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _weights(self) -> Floats:
         """Return the weights of the buffer's updates beside staleness, 1 where all count alike; shape (updates,)."""
-        raise NotImplementedError
 
     def _left(self, rank: int) -> dict[str, Any] | None:
         """Return the record of the step that waited for nobody but this worker, which brings no update, if any."""
@@ -105,8 +106,8 @@ class Asynchronous(FlowerStrategy):
         return math.inf
 
     def _expire(self) -> dict[str, Any] | None:
-        """Take the step of the deadline and return its record."""
-        raise NotImplementedError
+        """Take the step of the deadline and return its record; None without a deadline."""
+        return None
 
     def _work_of(self, rank: int) -> WorkPolicy:
         """Return the work of a worker's task."""
