@@ -135,8 +135,8 @@ class Optimizer:
 class PlainSGD:
     """The steps of ``torch.optim.SGD`` on one parameter, bit for bit.
 
-    The first step of any optimiser of torch loads torch's compiler, which takes 3 CPU-s, and each takes longer than
-    this arithmetic does for a small model.
+    The first optimiser of torch that is made loads torch's compiler, which takes 1.2 CPU-s, and each step takes longer
+    than this arithmetic does for a small model.
 
     Parameters
     ----------

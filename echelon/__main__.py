@@ -12,8 +12,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line on stderr for invalid input."""
     parser = argparse.ArgumentParser(prog="echelon", description="Look at runs, and at what is installed.")
     commands = parser.add_subparsers(dest="command", required=True)
-    report = commands.add_parser("report", help="show one run or compare several", add_help=False)
-    report.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("report", help="show one run or compare several")
     commands.add_parser("versions", help="print versions and hardware, for a bug report")
     given = sys.argv[1:] if arguments is None else list(arguments)
     # Parsed by the reports' own parser, also options such as --help.

@@ -125,8 +125,8 @@ def test_the_flower_app_of_the_benchmark_can_be_imported(installed: Installed, m
 
 
 def test_the_command(installed: Installed) -> None:
-    text = zipfile.ZipFile(installed.wheel).read("flwr_echelon-0.1.0.dist-info/entry_points.txt").decode()
-    assert "echelon = echelon.__main__:main" in text
+    (entry_points,) = installed.site.glob("flwr_echelon-*.dist-info/entry_points.txt")
+    assert "echelon = echelon.__main__:main" in entry_points.read_text(encoding="utf-8")
     done = installed.run("from echelon.__main__ import main; main(['versions'])")
     assert done.stdout.startswith("python 3."), done.stderr
 
