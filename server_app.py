@@ -15,15 +15,14 @@ from flwr.serverapp import Grid, ServerApp
 from app import results
 from app.checks import check
 from app.evaluation import Evaluation, evaluated_workers, make_evaluation
-from app.models import Models
 from app.partition import make_partition
-from app.stopping import StopAt
 from app.strategy import build as build_strategy
 from app.task import build_model, initial_model, load_task
 from conf import (
     Config,
     ConfigError,
     compose,
+    config_hash,
     first_difference,
     groups,
     parse_overrides,
@@ -34,8 +33,11 @@ from conf import (
 from echelon.persistent import processes, signals
 from echelon.protocol.layout import ArrayLayout
 from echelon.reports import progress, tracking
+from echelon.reports.models import Models
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
+from echelon.reports.stopping import StopAt
+from echelon.reports.summary import summarise
 from echelon.server import checkpoint
 from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.evaluation import evaluate_models
@@ -163,6 +165,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))
     strategy = build_strategy(config, options, wall_clock=wall_clock)
+    saver.copies = strategy.moves_between_rounds
     if (state := options.get("state")) and (state.round == config.rounds or state.round % config.eval_every == 0):
         _evaluate_last(folder, evaluation, state, ArrayLayout(arrays), strategy.robust, chosen)
     models, rounds = Models(folder, robust=strategy.robust), config.rounds
@@ -189,7 +192,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
             _evaluate_last(folder, evaluation, strategy.state, ArrayLayout(arrays), strategy.robust, chosen)
         written = RunFolder.open(folder.path)
         models.finished(written.metrics[-1], strategy.state, strategy.session.layout)
-        summary = results.summary(config, written, strategy.state.samples)
+        summary = summarise(written, strategy.state.samples, config_hash(config))
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):
         saver.stopped()
@@ -212,7 +215,6 @@ def _saver(config: Config, folder: RunFolder) -> checkpoint.Saver:
         config.rounds,
         config.checkpoint_keep,
         folder.sync_metrics,
-        copies=isinstance(config.strategy, groups.Asynchronous),
     )
 
 

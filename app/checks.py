@@ -17,11 +17,11 @@ from app import memory, peer, strategy
 from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, compares_features, is_local, to_partition
-from app.stopping import StopAt
 from app.task import initial_model, load_task
 from clients.devices import resolve
 from conf import Config, ConfigError, groups
 from echelon.algorithms.seeds import rng
+from echelon.reports.stopping import StopAt
 from partitioners import FilePartitioner
 from strategies import Options, Roster
 from tasks import Shape, Task

@@ -19,7 +19,7 @@ from app.partition import make_partition
 from app.task import initial_model, load_task
 from clients import WorkerApp
 from clients.devices import resolve
-from conf import Config, ConfigError, groups
+from conf import Config, ConfigError, config_hash, groups
 from echelon.engines import torch as engine
 from echelon.engines.peers import Parts, PeerRun
 from echelon.peer.group import Group
@@ -28,6 +28,7 @@ from echelon.protocol.messages import RosterEntry
 from echelon.reports import tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
+from echelon.reports.summary import summarise
 from strategies import FlowerStrategy, Options, Partition, Roster
 
 MakeClients = Callable[[Config, Callable[[], bool]], WorkerApp]
@@ -123,7 +124,7 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
 
             work = partial(serve, config, partition, make_clients)
             engine.run(work, owners, hear, stop=stop, timeout=config.work.timeout)
-        summary = results.summary(config, RunFolder.open(folder.path), samples)
+        summary = summarise(RunFolder.open(folder.path), samples, config_hash(config))
         folder.write_summary(summary)
     finally:
         tracker.close(summary)

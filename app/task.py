@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor, nn
 
 import tasks
-from app.models import load_into
 from conf import Config
+from echelon.reports.models import load_into
 from tasks import Task
 
 

@@ -57,6 +57,7 @@ class Asynchronous(FlowerStrategy):
     """
 
     needs_server = "updates are buffered at the server"
+    moves_between_rounds = True
     momentum_choices = ("local",)
     correction_choices = ("none",)
     _schedule: Schedule

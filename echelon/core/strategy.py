@@ -121,6 +121,8 @@ class Strategy(ABC):
         an absent worker's does not stay as it is.
     needs_server : str
         Why models cannot be combined without a server, as a clause; empty if they can.
+    moves_between_rounds : bool
+        Whether a server's state changes between rounds, too; a checkpoint of a round needs a copy then.
     num_workers : int
         N, once :meth:`lay_out` has been called.
     """
@@ -132,6 +134,7 @@ class Strategy(ABC):
     losses: Losses = "train"
     counts_absent: bool = False
     needs_server: str = ""
+    moves_between_rounds: bool = False
     num_workers: int
 
     def __init__(

@@ -23,7 +23,9 @@ def describe() -> dict[str, Any]:
         ``python, packages, platform, cpu, cpu_count, memory_bytes, gpus, git_commit, git_modified, command``;
         None if a value is unavailable.
     """
-    status = _output(["git", "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no"])
+    # An installed package may lie within a repository of the user's.
+    is_checkout = (_ROOT / ".git").exists()
+    status = _git("status", "--porcelain", "--untracked-files=no") if is_checkout else None
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in ("flwr-echelon", *_PACKAGES)},
@@ -32,7 +34,7 @@ def describe() -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "memory_bytes": _memory_bytes(),
         "gpus": _gpus(),
-        "git_commit": _output(["git", "-C", str(_ROOT), "rev-parse", "HEAD"]) or None,
+        "git_commit": (_git("rev-parse", "HEAD") or None) if is_checkout else None,
         "git_modified": None if status is None else bool(status),
         "command": sys.argv,
     }
@@ -83,6 +85,10 @@ def _gpus() -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     return (_output(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]) or "").splitlines()
+
+
+def _git(*arguments: str) -> str | None:
+    return _output(["git", "-C", str(_ROOT), *arguments])
 
 
 def _output(command: Sequence[str]) -> str | None:

@@ -118,8 +118,11 @@ class Saver:
         Newest checkpoints to keep.
     before : callable, optional
         Called before every save.
+
+    Attributes
+    ----------
     copies : bool
-        Keep a copy of every round's state, for a strategy that changes its state between rounds too.
+        Keep a copy of every round's state (false), for a strategy that changes it between rounds, too.
     """
 
     def __init__(
@@ -129,11 +132,9 @@ class Saver:
         last: int,
         keep: int = 3,
         before: Callable[[], None] = lambda: None,
-        *,
-        copies: bool = False,
     ) -> None:
         self.folder, self.rounds, self.last, self.keep, self.before = folder, rounds, last, keep, before
-        self._copies = copies
+        self.copies = False
         self._unsaved: ServerState | None = None
         self._reached = 0
 
@@ -146,7 +147,7 @@ class Saver:
             self._unsaved = None
             self._save(state)
         else:
-            self._unsaved = deepcopy(state) if self._copies else state
+            self._unsaved = deepcopy(state) if self.copies else state
 
     def stopped(self) -> None:
         """Save the state of the last finished round, if it is not saved yet."""

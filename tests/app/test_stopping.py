@@ -3,8 +3,8 @@
 import pytest
 
 from app.checks import check
-from app.stopping import METRICS, StopAt
 from conf import ConfigError, compose
+from echelon.reports.stopping import METRICS, StopAt
 
 
 @pytest.mark.parametrize(

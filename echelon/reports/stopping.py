@@ -16,7 +16,7 @@ class StopAt:
 
     Examples
     --------
-    >>> from app.stopping import StopAt
+    >>> from echelon.reports.stopping import StopAt
     >>> StopAt.parse("train_loss<0.5").is_met({"round": 3, "train_loss": 0.4})
     True
     """
