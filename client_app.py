@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 
 def _answer(message_type: str, content: RecordDict, context: Context) -> RecordDict:
-    return _composed_from(str(context.run_config.get("overrides", ""))).answer(message_type, content, context)
+    from conf import of_run_config
+
+    return _composed_from(tuple(of_run_config(context.run_config))).answer(message_type, content, context)
 
 
 app = WorkerApp(_answer, persistent="client_app:app")
@@ -62,7 +64,7 @@ def build_model(config: "Config") -> "nn.Module":
 
 
 @lru_cache(maxsize=1)
-def _composed_from(overrides: str) -> WorkerApp:
-    from conf import compose, parse_overrides
+def _composed_from(overrides: tuple[str, ...]) -> WorkerApp:
+    from conf import compose
 
-    return make_app(compose(parse_overrides(overrides)))
+    return make_app(compose(overrides))

@@ -25,7 +25,7 @@ from conf import (
     config_hash,
     first_difference,
     groups,
-    parse_overrides,
+    of_run_config,
     preflight,
     saved,
     to_yaml,
@@ -49,10 +49,10 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """Run what the ``overrides`` of ``flwr run`` ask for."""
+    """Run what the run-config of ``flwr run`` asks for."""
     if is_deployed(grid):
         processes.end_with_parent()
-    config = compose(parse_overrides(str(context.run_config.get("overrides", ""))))
+    config = compose(of_run_config(context.run_config))
     preflight(config)
     check(config, deployed=is_deployed(grid))
     _check_resumed(config)

@@ -2,7 +2,7 @@
 
 from conf.errors import ConfigError
 from conf.loading import compose, config_hash, first_difference, from_yaml, recompose, saved, to_yaml
-from conf.overrides import parse_overrides
+from conf.overrides import of_run_config, parse_overrides
 from conf.preflight import preflight
 from conf.schema import Config
 from conf.validation import validate
@@ -14,6 +14,7 @@ __all__ = [
     "config_hash",
     "first_difference",
     "from_yaml",
+    "of_run_config",
     "parse_overrides",
     "preflight",
     "recompose",

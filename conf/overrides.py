@@ -43,6 +43,29 @@ def parse_overrides(text: str) -> list[str]:
         raise ConfigError(f"overrides must be key=value pairs with closed quotation marks; got {text}") from error
 
 
+def of_run_config(run_config: Mapping[str, bool | int | float | str]) -> list[str]:
+    """Return the overrides in a Flower run-config: its plain keys, such as ``rounds=5``, and those in ``overrides``.
+
+    An empty value stands for the default. A key in ``overrides`` comes before a plain one.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`parse_overrides`.
+
+    Examples
+    --------
+    >>> from conf.overrides import of_run_config
+    >>> of_run_config({"overrides": "rounds=9 topology.rotate=3", "strategy": "d_psgd", "rounds": 5, "work": ""})
+    ['strategy=d_psgd', 'rounds=9', 'topology.rotate=3']
+    """
+    given = parse_overrides(str(run_config.get("overrides", "")))
+    named = {override.partition("=")[0] for override in given}
+    plain = {name: value for name, value in run_config.items() if name not in {"overrides", *named} and value != ""}
+    texts = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in plain.items()}
+    return [*(f"{name}={text}" for name, text in texts.items()), *given]
+
+
 @cache
 def _default_choices() -> Mapping[str, str]:
     """Return the choice of each group in the default configuration."""

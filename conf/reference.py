@@ -26,9 +26,12 @@ python run_sim.py strategy=matcha rounds=50                     # the same, with
 python run_sim.py --multirun strategy=d_psgd,matcha seed=0,1,2  # one run per combination, sequentially
 python run_sim.py strategy=matcha --cfg job                     # print the configuration, run nothing
 python run_sim.py strategy=matcha --help                        # explain the keys of these choices
-flwr run . local --stream --run-config 'overrides="strategy=matcha rounds=50"' \\
+flwr run . local --stream --run-config 'strategy="matcha" rounds=50 overrides="topology.rotate=3"' \\
   --federation-config "num-supernodes=8 client-resources-num-cpus=1"
 ```
+
+`flwr run` takes the keys that `pyproject.toml` lists under `tool.flwr.app.config` by their names, and
+all keys in `overrides`, which come first where both give one.
 
 Values follow [Hydra's grammar](https://hydra.cc/docs/advanced/override_grammar/basic/): `[1,2]` is
 a list, `null` is no value, and `${rounds}` refers to the value of another key. An unknown key, a

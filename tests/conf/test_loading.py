@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -9,7 +10,17 @@ from typing import Any
 import pytest
 
 import conf
-from conf import Config, ConfigError, compose, config_hash, from_yaml, parse_overrides, recompose, to_yaml
+from conf import (
+    Config,
+    ConfigError,
+    compose,
+    config_hash,
+    from_yaml,
+    of_run_config,
+    parse_overrides,
+    recompose,
+    to_yaml,
+)
 from conf.groups import ALDSGD, Matcha, NonBlocking, Pattern
 from conf.presets import NAMES
 from conf.schema import CHOICES, ROOT
@@ -132,6 +143,21 @@ class TestParseOverrides:
             ConfigError, match=r"^overrides must be key=value pairs with closed quotation marks; got a='b$"
         ):
             parse_overrides("a='b")
+
+    def test_the_keys_of_flwr_run_are_keys_of_the_configuration(self) -> None:
+        keys = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+        assert of_run_config(keys) == []
+        assert keys.keys() - {field.name for field in fields(Config)} == {"overrides"}
+
+    def test_a_run_config(self) -> None:
+        config = compose(of_run_config({"strategy": "d_psgd", "topology": "ring", "rounds": 5, "learning_rate": 0.5}))
+        assert (type(config.strategy).__name__, config.rounds, config.learning_rate) == ("DPSGD", 5, 0.5)
+        assert of_run_config({"task.download": True, "rounds": 5, "overrides": "rounds=6"}) == [
+            "task.download=true",
+            "rounds=6",
+        ]
+        with pytest.raises(ConfigError, match=r"^rounds must be an integer; got many"):
+            compose(of_run_config({"rounds": "many"}))
 
 
 BOMB = "a: &a [x,x,x]\n" + "".join(f"{a}: &{a} [*{b},*{b},*{b}]\n" for b, a in zip("abcdefgh", "bcdefghi", strict=True))

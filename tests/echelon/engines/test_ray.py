@@ -90,9 +90,9 @@ def test_ray_agrees_with_inline(tmp_path: Path, family: Family) -> None:
 
 
 def test_the_apps_run_under_flwr_run(tmp_path: Path, family: Family) -> None:
-    """The command of the README; overrides select the training, and the run folder is the same."""
-    overrides = f"strategy=d_psgd topology=ring workers=4 rounds=2 partitioner=iid run_dir={tmp_path / 'run'}"
-    settings = ["--run-config", f'overrides="{overrides}"', "--federation-config"]
+    """As in the README: the run-config selects the training, and the run folder is the same."""
+    overrides = f"topology=ring workers=4 partitioner=iid run_dir={tmp_path / 'run'}"
+    settings = ["--run-config", f'strategy="d_psgd" rounds=2 overrides="{overrides}"', "--federation-config"]
     size = "num-supernodes=4 client-resources-num-cpus=1 init-args-num-cpus=2"
     done = family.run("flwr", "run", ".", "local", "--stream", *settings, size)
     wait_for(lambda: (tmp_path / "run" / "summary.json").exists(), 60)
