@@ -12,7 +12,7 @@ READY := .venv/.ready
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo soak test lint format clean requirements
+.PHONY: help setup run deploy-demo soak claims-quick test lint format clean requirements
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -28,6 +28,9 @@ deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes,
 
 soak: $(READY)  ## Try random faults for 20 minutes (root may fill disks); ARGS="--seconds 60 --only command"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
+
+claims-quick: $(READY)  ## Check the direction of every published claim with small runs, in about ten minutes
+	$(BIN)/python -m benchmarks.claims --setting quick --check --out runs/claims-quick-$$(date +%Y-%m-%d-%H-%M-%S) $(ARGS)
 
 # pytest ends with 5 when ARGS select no test of a kind.
 test: lint  ## Check everything, then run all tests; paths and options for pytest in ARGS

@@ -1,6 +1,7 @@
 """Measures of a run: smoothed loss, time to a loss, accuracies, bytes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,12 @@ def final(run: RunFolder, key: str) -> float:
 def last(run: RunFolder, key: str) -> list[float]:
     """Return a list by rank of the last evaluated round."""
     return [float(value) for value in next(r[key] for r in reversed(run.metrics) if r.get(key) is not None)]
+
+
+def late(run: RunFolder, key: str, of: Callable[[Any], Any] = float) -> float:
+    """Return the mean over the evaluations of the last third of the rounds of a field, or of ``of`` a list by rank."""
+    shown = [r[key] for r in run.metrics if r.get(key) is not None and r["round"] > 2 * len(run.metrics) / 3]
+    return float(np.mean([of(value) for value in shown]))
 
 
 def mean_of(run: RunFolder, key: str) -> float:

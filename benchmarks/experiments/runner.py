@@ -24,14 +24,19 @@ Runs = dict[str, list[RunFolder]]
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """Parse the command line of an experiment: data and output folders, seeds, processes, common overrides."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--root", default="data", help="folder of the data (task.root)")
-    parser.add_argument("--out", default="runs/experiments", type=Path, help="parent of the run folders")
-    parser.add_argument("--seeds", default=3, type=int, help="number of seeds")
-    parser.add_argument("--jobs", default=2, type=int, help="parallel runs, one process each")
-    parser.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5 for a quick test")
-    return parser.parse_args()
+    """Parse the command line of an experiment that has no options of its own."""
+    return parser(description).parse_args()
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return what an experiment takes: data and output folders, seeds, processes, common overrides."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--root", default="data", help="folder of the data (task.root)")
+    made.add_argument("--out", default="runs/experiments", type=Path, help="parent of the run folders")
+    made.add_argument("--seeds", default=3, type=int, help="number of seeds")
+    made.add_argument("--jobs", default=2, type=int, help="parallel runs, one process each")
+    made.add_argument("overrides", nargs="*", help="overrides for every run, such as rounds=5 for a quick test")
+    return made
 
 
 def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) -> Runs:
@@ -57,16 +62,16 @@ def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) ->
     ]
     # One thread per process, set before torch is imported there: small models do not benefit from more.
     os.environ["OMP_NUM_THREADS"] = "1"
+    missing = [config for config in jobs if not (Path(str(config.run_dir)) / "summary.json").exists()]
+    finished = len(jobs) - len(missing)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for done, path in enumerate(pool.map(_run, jobs), start=1):
+        for done, path in enumerate(pool.map(_run, missing), start=finished + 1):
             print(f"{done}/{len(jobs)} {path}", file=sys.stderr, flush=True)
     return {name: [RunFolder.open(path) for path in paths] for name, paths in places.items()}
 
 
 def _run(config: Config) -> str:
     path = Path(str(config.run_dir))
-    if (path / "summary.json").exists():
-        return f"{path} (was there)"
     shutil.rmtree(path, ignore_errors=True)
     folder = server_app.open_folder(replace(config, checkpoint_every=0), path)
     with capture.to_log(folder.log), warnings.catch_warnings():

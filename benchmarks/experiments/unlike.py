@@ -76,10 +76,8 @@ def compare(
 
 
 def late(run: RunFolder) -> tuple[float, float]:
-    """Return the accuracies of the mean and of the worst worker, over the evaluations of the last third of a run."""
-    evaluated = [record for record in run.metrics if record.get("worker_accuracy") is not None]
-    part = [record["worker_accuracy"] for record in evaluated if record["round"] > 2 * len(run.metrics) / 3]
-    return float(np.mean(part)), float(np.mean(np.min(part, axis=1)))
+    """Return the late accuracies of the mean and of the worst worker."""
+    return measures.late(run, "worker_accuracy", np.mean), measures.late(run, "worker_accuracy", np.min)
 
 
 def _difference(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> str:

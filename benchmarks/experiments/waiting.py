@@ -9,8 +9,6 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.experiments import measures
 from benchmarks.experiments.runner import arguments, print_table, spread, sweep
 from benchmarks.experiments.stragglers import COMMON, OTHERS, TASKS
@@ -49,7 +47,7 @@ def _row(name: str, runs: list[RunFolder]) -> dict[str, str]:
         "case": name,
         "seconds to 90 %": spread(there, 2) if there else "never",
         "runs that reach it": f"{len(there)} of {len(runs)}",
-        "late accuracy %": spread([_late(run) for run in runs], 1, 100),
+        "late accuracy %": spread([measures.late(run, "consensus_accuracy") for run in runs], 1, 100),
         "seconds of all rounds": spread([run.metrics[-1]["virtual_seconds"] for run in runs], 1),
         "idle %": spread([measures.mean_of(run, "idle_share") for run in runs], 1, 100),
     }
@@ -59,12 +57,6 @@ def _seconds(run: RunFolder) -> float:
     """Return the virtual seconds until the first evaluation that has the accuracy; infinite without one."""
     times = [r["virtual_seconds"] for r in run.metrics if (r.get("consensus_accuracy") or 0.0) >= ACCURACY]
     return float(times[0]) if times else math.inf
-
-
-def _late(run: RunFolder) -> float:
-    """Return the mean accuracy over the evaluations of the last third of the rounds."""
-    found = [r["consensus_accuracy"] for r in run.metrics if r.get("consensus_accuracy") is not None]
-    return float(np.mean(found[-len(found) // 3 :]))
 
 
 if __name__ == "__main__":
