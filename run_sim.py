@@ -14,6 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import re
 import sys
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -66,7 +68,7 @@ def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> in
         _print(console, remark)
     try:
         with progress.make(config.progress, console) as view:
-            _simulate(config, folder, view, stop)
+            _simulate(config, folder, view, stop, partial(_print, console))
         failure = None
     except (RunStoppedError, KeyboardInterrupt):
         return _fail(console, _interrupted(config, folder.path), signals.status() or INTERRUPTED)
@@ -82,14 +84,23 @@ def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> in
     return 0 if failure is None else _fail(console, f"error: {failure} (details in {folder.log})", 1)
 
 
-def _simulate(config: Config, folder: RunFolder, view: progress.Progress, stop: Event) -> None:
+def _simulate(
+    config: Config, folder: RunFolder, view: progress.Progress, stop: Event, say: Callable[[str], None]
+) -> None:
     engine = config.engine
     if isinstance(engine, groups.Torch):
         results.show(folder, view, peer.run(config, folder, view, stop, client_app.make_app))
         return
     made, clients = server_app.make_app(config, folder, view, stop), client_app.make_app(config)
     if isinstance(engine, groups.Ray):
-        ray.run(made, clients, config.workers, num_cpus=engine.num_cpus, num_gpus=engine.num_gpus, stop=stop)
+        ray.run(
+            *(made, clients, config.workers),
+            num_cpus=engine.num_cpus,
+            num_gpus=engine.num_gpus,
+            address=engine.address,
+            stop=stop,
+            say=say,
+        )
     else:
         grid = InlineGrid(clients, config.workers)
         made(grid, Context(run_id=1, node_id=0, node_config={}, state=RecordDict(), run_config={}))

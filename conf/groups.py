@@ -346,6 +346,7 @@ class Ray(Engine):
 
     num_cpus: float = key("cores per worker process", "(0, inf)")
     num_gpus: float = key("fraction of a GPU per worker process", "[0, inf)")
+    address: str | None = key("running Ray cluster to join, host:port; null = a Ray of its own on this machine")
     window: int | None = key("maximum messages in flight; null = derived from the number of processes", "[1, inf)")
 
 

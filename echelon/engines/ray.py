@@ -1,6 +1,11 @@
 """Flower's simulation engine, which runs the workers in Ray processes."""
 
+import logging
 import os
+import socket
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Event, Thread
 from typing import Any
@@ -15,6 +20,8 @@ from echelon.server.exchange import RunStoppedError
 
 _POLL_SECONDS = 0.1
 _ENGINE_STOP_SECONDS = 3.0
+_SLOW_SECONDS = 15.0
+_ANSWER_SECONDS = 5.0
 _FLOWER_ERROR = "An error was encountered. Ending simulation."
 
 
@@ -29,7 +36,9 @@ def run(
     *,
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
+    address: str | None = None,
     stop: Event | None = None,
+    say: Callable[[str], None] = print,
 ) -> None:
     """Run two apps on simulated nodes until the ServerApp ends; call it in the main thread.
 
@@ -43,14 +52,18 @@ def run(
     num_workers : int
         Number of simulated nodes.
     num_cpus, num_gpus : float
-        Resources per worker process; Ray starts as many processes as fit on the machine.
+        Resources per worker process; Ray starts as many processes as fit on the machine, or into the cluster.
+    address : str, optional
+        Of a running Ray cluster, ``host:port``, whose machines have this code and its environment under the same paths.
     stop : threading.Event, optional
         The event that ends the ServerApp. Flower would go on until Ray has started and its workers have finished.
+    say : callable
+        Takes a line for the user, if Ray is slow to start.
 
     Raises
     ------
     SimulationError
-        If Ray does not start or fails.
+        If Ray does not start or fails, or nothing answers at the address.
     RunStoppedError
         If ``stop`` is set and the ServerApp has ended, but not the engine: the caller ends the process.
     """
@@ -58,7 +71,8 @@ def run(
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     backend: dict[str, Any] = {
-        "init_args": {"logging_level": "error", "log_to_driver": False},
+        # Without an address Ray joins whatever cluster this machine has started last, and waits for one that is gone.
+        "init_args": {"logging_level": "error", "log_to_driver": False, "address": "local"},
         # Flower passes these to Ray's actors. Without restarts a dead process would remain in the pool and fail every
         # message assigned to it.
         "client_resources": {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1},
@@ -68,6 +82,8 @@ def run(
 
     def simulate() -> None:
         try:
+            if address is not None:
+                _join(address)
             run_simulation(_announcing(server_app, ended), client_app, num_workers, backend_config=backend)
             simulation.set_result(None)
         except BaseException as error:
@@ -77,8 +93,14 @@ def run(
     # process that uses the store then is ended by Ray at once, with status 1.
     with watched(), signals.own_groups():
         Thread(target=simulate, daemon=True).start()
+        slow_after = time.monotonic() + _SLOW_SECONDS
         while not wait([simulation], _POLL_SECONDS).done:
             signals.reinstall()
+            if is_up():
+                slow_after = float("inf")
+            elif time.monotonic() > slow_after:
+                say(f"Ray has not started after {_SLOW_SECONDS:g} s; engine=inline does without it")
+                slow_after = float("inf")
             stopped = stop is not None and stop.is_set() and ended.is_set()
             if stopped and not wait([simulation], _ENGINE_STOP_SECONDS).done:
                 raise RunStoppedError("the run was stopped")
@@ -88,7 +110,31 @@ def run(
         if error.__cause__ is None or str(error) != _FLOWER_ERROR:
             raise
         share = f"engine.num_cpus={num_cpus:g} and engine.num_gpus={num_gpus:g}"
-        raise SimulationError(f"Ray could not run the workers with {share}: {_reason(error)}") from error
+        raise SimulationError(
+            f"Ray could not run the workers with {share}: {_reason(error)}; engine=inline does without Ray"
+        ) from error
+
+
+def is_up() -> bool:
+    """Return whether this process is connected to Ray."""
+    ray = sys.modules.get("ray")
+    return ray is not None and hasattr(ray, "is_initialized") and bool(ray.is_initialized())
+
+
+def _join(address: str) -> None:
+    """Connect this process to a running cluster; Flower then starts no Ray of its own."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise SimulationError(
+            f"engine.address={address}: no Ray cluster answers there ({error}); start one with ray start --head, or "
+            "use engine=inline"
+        ) from error
+    import ray
+
+    environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(sys.path)}}
+    ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
 
 
 def _announcing(server_app: ServerApp, ended: Event) -> ServerApp:
@@ -113,6 +159,16 @@ def _reason(error: BaseException) -> str:
 
 
 def default_window(num_workers: int, num_cpus: float) -> int | None:
-    """Return the limit on messages in flight: none, or with many workers four times the number of processes."""
-    processes = int((os.cpu_count() or 1) / num_cpus) or 1
+    """Return the limit on messages in flight: none, or with many workers four times the number of processes.
+
+    Once this process is connected to Ray, those are the processes that fit into its cluster.
+    """
+    processes = int((_cluster_cpus() if is_up() else os.cpu_count() or 1) / num_cpus) or 1
     return None if num_workers <= 4 * processes else 4 * processes
+
+
+def _cluster_cpus() -> float:
+    import ray
+
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources.get("CPU", 1.0)

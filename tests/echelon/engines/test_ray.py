@@ -5,13 +5,17 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.clientapp import ClientApp
+from flwr.serverapp import ServerApp
 
+from echelon.engines import ray
 from echelon.server import checkpoint
 from tests.processes import Family, wait_for
 from tests.repository import ROOT
@@ -61,7 +65,14 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def family(tmp_path: Path) -> Iterator[Family]:
+def folder_of_ray() -> Iterator[Path]:
+    """Make a folder for Ray's files, with a short path."""
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@pytest.fixture
+def family(tmp_path: Path, folder_of_ray: Path) -> Iterator[Family]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -71,6 +82,7 @@ def family(tmp_path: Path) -> Iterator[Family]:
         FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
         FLWR_DISABLE_UPDATE_CHECK="1",
         FLWR_TELEMETRY_ENABLED="0",
+        RAY_TMPDIR=str(folder_of_ray),
         PYTHONPATH=str(ROOT),
     )
     yield made
@@ -109,11 +121,65 @@ def test_a_process_of_workers_that_dies_costs_them_a_round(tmp_path: Path, famil
     assert rounds[-1] == "ROUND [0, 1, 2, 3]"
 
 
-def test_an_engine_that_cannot_start_ends_in_one_line(tmp_path: Path, family: Family) -> None:
+@pytest.fixture
+def cluster(family: Family) -> Iterator[str]:
+    """Start a Ray cluster of two nodes on this machine, with a core each; give its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    start = (str(Path(sys.executable).parent / "ray"), "start", "--block", "--num-cpus=1")
+    head = family.start(*start, "--head", f"--port={address.rpartition(':')[2]}", "--include-dashboard=false")
+    wait_for(lambda: _answers(address))
+    node = family.start(*start, f"--address={address}")
+    wait_for(lambda: sum("raylet/raylet" in command for command in family.alive().values()) == 2)
+    yield address
+    family.end()
+    for process in (head, node):
+        process.communicate()
+
+
+def test_a_cluster_of_two_nodes(cluster: str, tmp_path: Path, family: Family) -> None:
+    arguments = ["workers=6", "rounds=2", "progress=none", "report=none"]
+    losses = []
+    for name, engine in {"ray": ["engine=ray", f"engine.address={cluster}"], "inline": ["engine=inline"]}.items():
+        done = family.run(sys.executable, "run_sim.py", *engine, *arguments, f"run_dir={tmp_path / name}")
+        assert done.returncode == 0, done.stdout
+        losses.append([record["train_loss"] for record in records(tmp_path / name)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with socket.socket() as trial:
+        return trial.connect_ex((host, int(port))) == 0
+
+
+def test_an_address_that_does_not_answer(tmp_path: Path, family: Family) -> None:
+    arguments = ["engine.address=127.0.0.1:1", f"run_dir={tmp_path / 'run'}", "progress=none"]
+    done = family.run(sys.executable, "run_sim.py", *arguments)
+    assert done.returncode == 1
+    assert "error: engine.address=127.0.0.1:1: no Ray cluster answers there (" in done.stdout
+    assert "use engine=inline" in done.stdout
+
+
+def test_it_says_that_ray_is_slow_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*arguments: object, **settings: object) -> None:
+        time.sleep(0.5)
+
+    monkeypatch.setattr("flwr.simulation.run_simulation", slow)
+    monkeypatch.setattr(ray, "_SLOW_SECONDS", 0.1)
+    said: list[str] = []
+    ray.run(ServerApp(), ClientApp(), 1, say=said.append)
+    assert said == ["Ray has not started after 0.1 s; engine=inline does without it"]
+
+
+def test_an_engine_that_cannot_start_ends_in_one_line(tmp_path: Path, family: Family, folder_of_ray: Path) -> None:
+    (folder_of_ray / "ray").mkdir()
+    (folder_of_ray / "ray" / "ray_current_cluster").write_text("192.0.2.1:6379")  # of a cluster that is gone
     arguments = ["engine.num_cpus=1000", f"run_dir={tmp_path / 'run'}", "progress=none"]
     done = family.run(sys.executable, "run_sim.py", *arguments)
     assert done.returncode == 1
-    error, path = done.stdout.splitlines()
+    *_, error, path = done.stdout.splitlines()  # after a remark, if the machine is busy
     assert error.startswith("error: Ray could not run the workers with engine.num_cpus=1000 and engine.num_gpus=0: ")
     assert path == str(tmp_path / "run")
     assert not done.stderr
@@ -130,7 +196,7 @@ def test_stopped_in_a_round_it_leaves_a_checkpoint_and_no_process(tmp_path: Path
     os.killpg(process.pid, number)
     said, complained = process.communicate(timeout=15)
     assert (process.returncode, complained) == (128 + number, "stopping ...\n")
-    line, path = said.splitlines()
+    *_, line, path = said.splitlines()
     assert line == f"interrupted; to continue: python run_sim.py resume={folder}"
     assert path == str(folder)
     assert [record["round"] for record in records(folder)] == list(range(1, len(records(folder)) + 1))
@@ -158,5 +224,5 @@ def test_stopped_while_ray_starts(tmp_path: Path, family: Family) -> None:
     process.send_signal(signal.SIGTERM)
     said, complained = process.communicate(timeout=15)
     assert (process.returncode, complained) == (143, "stopping ...\n")
-    assert said.splitlines()[0].startswith("interrupted; ")
+    assert said.splitlines()[-2].startswith("interrupted; ")
     wait_for(lambda: not family.alive(), 10)
