@@ -85,7 +85,9 @@ class Submodular(Partitioner):
     components: int = key("number of principal components for `features=pca`", "[1, inf)")
     model_path: str | None = key("run folder whose trained model computes the features for `features=model`")
     max_kernel_bytes: int = key(
-        "memory limit for similarities; a class of n samples needs 4 n^2", "[1, inf)", unit="bytes"
+        "memory limit for similarities; a class of n samples needs 4 n^2, a larger one is divided in pieces",
+        "[1, inf)",
+        unit="bytes",
     )
     jobs: int | None = key("classes processed in parallel; null = limited by cores and memory", "[1, inf)")
 

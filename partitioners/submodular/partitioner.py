@@ -1,11 +1,12 @@
 """RCD-SGD's partitioner: parts that each represent the whole class, by greedy submodular maximisation."""
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from echelon.core import memory
 
 from ..base import Features, FloatArray, IntArray, Partitioner, check_labels
 from ..quotas import quotas
+
+if TYPE_CHECKING:
+    from .kernel import Points
 
 Objective = Literal["facility_location", "graph_cut"]
 Selection = Literal["units", "fill", "min_value"]
@@ -48,8 +52,9 @@ class SubmodularPartitioner(Partitioner):
     kernel : "gaussian" or "cosine"
         Similarity of two samples.
     max_kernel_bytes : int
-        Memory for similarities.  A class of n samples needs 4 n^2 bytes.  Above the limit facility location raises an
-        error, and graph cut computes rows on demand, which is slower.
+        Memory for similarities.  A class of n samples needs 4 n^2 bytes.  Above the limit, facility location divides
+        the class in p equal pieces one after the other, which costs n^2 / p; f of a block is then at least the sum of
+        its values in the pieces.  Graph cut computes rows on demand, with the same result, which is slower.
     jobs : int, optional
         Number of classes processed concurrently, in threads (the inner loops release the GIL).  None: as many as
         processors and `max_kernel_bytes` allow.  The result does not depend on it.
@@ -59,8 +64,7 @@ class SubmodularPartitioner(Partitioner):
     Raises
     ------
     ValueError
-        If a parameter is out of range; when called, also if features are missing or not finite, or if a class is too
-        large for `max_kernel_bytes` or the free memory.
+        If a parameter is out of range; when called, also if features are missing or not finite.
 
     References
     ----------
@@ -117,27 +121,28 @@ class SubmodularPartitioner(Partitioner):
         return [np.flatnonzero(owner == rank) for rank in range(len(shares))]
 
     def check_memory(self, labels: npt.ArrayLike, num_workers: int) -> None:
-        """Raise ValueError if the similarities of the classes do not fit into `max_kernel_bytes` or the free memory."""
+        """Raise ValueError if the similarities that are held at a time do not fit into the free memory."""
         classes, counts = np.unique(check_labels(labels), return_counts=True)
         largest = int(counts.argmax())
-        need = _kernel_bytes(int(counts[largest]))
-        subject = f"class {classes[largest]} with its {counts[largest]} samples"
-        if self.objective == "facility_location" and need > self.max_kernel_bytes:
-            raise ValueError(
-                f"partitioner.max_kernel_bytes is {self.max_kernel_bytes}, but {subject} needs {need} for facility "
-                "location: raise it if there is the memory, or set partitioner.objective=graph_cut, which does without"
-            )
-        held = sorted(
-            (size for size in map(_kernel_bytes, counts.tolist()) if size <= self.max_kernel_bytes), reverse=True
-        )
+        held = sorted(filter(None, map(self._held_bytes, counts.tolist())), reverse=True)
         if held:
             jobs = self._jobs(held[0])
             memory.require(
-                f"partitioner=submodular on {subject} with {min(jobs, len(held))} classes at a time",
+                f"partitioner=submodular on class {classes[largest]} with its {counts[largest]} samples with "
+                f"{min(jobs, len(held))} classes at a time",
                 {"similarities": sum(held[:jobs])},
-                "lower partitioner.jobs or task.train_limit, or set partitioner.objective=graph_cut and a lower "
-                "partitioner.max_kernel_bytes",
+                "lower partitioner.jobs, partitioner.max_kernel_bytes or task.train_limit",
             )
+
+    def _held_bytes(self, samples: int) -> int:
+        """Return the memory for similarities of a class: all of them, those of a piece, or none."""
+        if _kernel_bytes(samples) <= self.max_kernel_bytes:
+            return _kernel_bytes(samples)
+        return 0 if self.objective == "graph_cut" else _kernel_bytes(-(-samples // self._pieces(samples)))
+
+    def _pieces(self, samples: int) -> int:
+        """Return the least number of equal pieces whose similarities are within `max_kernel_bytes`."""
+        return -(-samples // max(math.isqrt(self.max_kernel_bytes // 4), 1))
 
     def _jobs(self, bytes_per_class: int) -> int:
         return self.jobs or min(os.cpu_count() or 1, max(1, self.max_kernel_bytes // bytes_per_class))
@@ -147,7 +152,7 @@ class SubmodularPartitioner(Partitioner):
         from rich.progress import track
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        largest = max(_kernel_bytes(len(member)) + 4 * len(member) * features.shape[1] for member in members)
+        largest = max(self._held_bytes(len(member)) + 4 * len(member) * features.shape[1] for member in members)
         task = partial(self._divide, features=features, shares=shares)
         # One BLAS thread: how a product is split among threads can change its last bits, and so break ties differently.
         with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(min(self._jobs(largest), len(members))) as pool:
@@ -164,23 +169,35 @@ class SubmodularPartitioner(Partitioner):
 
     def _divide(self, members: IntArray, quota: IntArray, features: Features, shares: FloatArray) -> IntArray:
         """Return the worker of each member of one class."""
-        from . import greedy, kernel, matrix_free  # here, because numba is slow to import and others do not need it
+        from . import kernel, matrix_free  # here, because numba is slow to import and others do not need it
 
         owners, sizes = units(quota, shares) if self.selection == "units" else _whole(quota)
-        fill = self.selection == "fill"
         points = kernel.embed(features[members], self.kernel)
-        if _kernel_bytes(len(members)) > self.max_kernel_bytes:
-            bandwidth = self.bandwidth or matrix_free.estimated_bandwidth(points)
-            blocks, _ = matrix_free.graph_cut(points, self.kernel, bandwidth, sizes, fill, self.lam)
+        if _kernel_bytes(len(members)) <= self.max_kernel_bytes:
+            return owners[self._blocks(points, self.bandwidth, sizes)]
+        bandwidth = self.bandwidth or matrix_free.estimated_bandwidth(points)
+        if self.objective == "graph_cut":
+            blocks, _ = matrix_free.graph_cut(points, self.kernel, bandwidth, sizes, self.selection == "fill", self.lam)
             return owners[blocks]
-        distances = kernel.squared_distances(points)
-        bandwidth = self.bandwidth or kernel.median_distance(distances)
-        similarities = kernel.to_similarity(distances, self.kernel, bandwidth)
-        if self.objective == "facility_location":
-            blocks, _ = greedy.facility_location(similarities, sizes, fill)
-        else:
-            blocks, _ = greedy.graph_cut(similarities, sizes, fill, self.lam)
+        pieces = [slice(start, None, step) for step in [self._pieces(len(members))] for start in range(step)]
+        blocks = np.empty(len(members), dtype=np.int64)
+        # Each block's share of the pieces is whole in sum, so that its size is exact.
+        shares_of_blocks = quotas([len(members[piece]) for piece in pieces], sizes / len(members))
+        for piece, sizes_of_piece in zip(pieces, shares_of_blocks, strict=True):
+            part = kernel.Points(points.vectors[piece], points.squares[piece])
+            blocks[piece] = self._blocks(part, bandwidth, sizes_of_piece)
         return owners[blocks]
+
+    def _blocks(self, points: "Points", bandwidth: float | None, sizes: IntArray) -> IntArray:
+        """Return the block of each point, given all similarities."""
+        from . import greedy, kernel
+
+        distances = kernel.squared_distances(points)
+        similarities = kernel.to_similarity(distances, self.kernel, bandwidth or kernel.median_distance(distances))
+        fill = self.selection == "fill"
+        if self.objective == "facility_location":
+            return greedy.facility_location(similarities, sizes, fill)[0]
+        return greedy.graph_cut(similarities, sizes, fill, self.lam)[0]
 
 
 def units(quota: IntArray, shares: FloatArray) -> tuple[IntArray, IntArray]:

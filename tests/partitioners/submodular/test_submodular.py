@@ -1,3 +1,6 @@
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -133,14 +136,49 @@ class TestMemory:
 
         assert matrix_free.estimated_bandwidth(points) == expected
 
-    def test_facility_location_says_what_to_do_instead(self) -> None:
+
+class TestInPieces:
+    """Facility location of a class whose similarities do not fit: piece by piece."""
+
+    @pytest.mark.parametrize("selection", get_args(Selection))
+    @pytest.mark.parametrize("samples_at_a_time", [1, 7, 30, 45, 89])
+    def test_sizes_are_exact(self, selection: Selection, samples_at_a_time: int) -> None:
         labels, features = images()
-        message = (
-            r"partitioner\.max_kernel_bytes is 1000, but class 0 with its 90 samples needs 32400 for facility location"
+        whole = SubmodularPartitioner(selection=selection)
+        pieces = replace(whole, max_kernel_bytes=4 * samples_at_a_time**2)
+
+        parts = pieces(labels, (1, 1, 2, 3.5), RNG, features)
+
+        assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(labels)))
+        for label in np.unique(labels):
+            expected = [np.sum(labels[part] == label) for part in whole(labels, (1, 1, 2, 3.5), RNG, features)]
+            assert [np.sum(labels[part] == label) for part in parts] == expected
+
+    def test_a_block_is_worth_at_least_the_sum_of_its_pieces(self) -> None:
+        _, features = images(1, 120)
+        similarities = kernel.similarity(features, bandwidth=9.0)
+        parts = SubmodularPartitioner(bandwidth=9.0, max_kernel_bytes=4 * 40**2)([0] * 120, (1, 2), RNG, features)
+
+        for part in parts:
+            in_pieces = [(part[part % 3 == piece], np.arange(piece, 120, 3)) for piece in range(3)]
+            bound = sum(similarities[np.ix_(block, members)].max(axis=0).sum() for block, members in in_pieces)
+            assert similarities[part].max(axis=0).sum() >= bound - 1e-4
+
+    def test_parts_represent_their_class_better_than_random_ones(self) -> None:
+        labels, features = images(2, 400)
+
+        found, random = discrepancy(
+            labels, features, SubmodularPartitioner(max_kernel_bytes=4 * 100**2)(labels, (1, 1, 2, 4), RNG, features)
         )
 
-        with pytest.raises(ValueError, match=message):
-            SubmodularPartitioner(max_kernel_bytes=1000)(labels, (1, 1), RNG, features)
+        assert found < 0.7 * random
+
+    def test_graph_cut_and_small_classes_have_no_pieces(self) -> None:
+        labels, features = images()
+        enough = SubmodularPartitioner(max_kernel_bytes=4 * 90**2)(labels, (1, 2), RNG, features)
+        whole = SubmodularPartitioner()(labels, (1, 2), RNG, features)
+
+        assert [part.tolist() for part in enough] == [part.tolist() for part in whole]
 
 
 class TestBadInput:
