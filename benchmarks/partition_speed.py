@@ -1,12 +1,15 @@
 """CPU seconds and memory of submodular partitioning on CIFAR-10, compared with naive greedy and other libraries.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.partition_speed --root DATA [--parts one_class naive libraries whole]
+    OMP_NUM_THREADS=1 python -m benchmarks.partition_speed --root DATA [--parts one_class naive libraries whole pieces]
+    OMP_NUM_THREADS=1 python -m benchmarks.partition_speed --parts large many --repeats 1
 
 `one_class`: one class of 5000 x 3072 raw pixels among 8 workers.  `naive`: all gains recomputed in every step,
 timed at every `--every`-th step with the fast greedy's blocks and extrapolated (1: the full time).  `libraries`: one
 subset of 625 and of 2500 samples, compared with the lazy greedy of apricot-select and submodlib-py if installed.
 `whole`: all 50,000 samples, raw pixels and 512 principal components, with the peak memory in addition to the features.
-Times are medians of `--repeats`.
+`pieces`: facility location of one class in 1 to 8 pieces, with the mean similarity of a sample to the nearest one of a
+worker's part.  `large`, `many`: one class of 50,000 and 1000 classes of 1300 samples of 512 random features around 20
+centres each.  Times are medians of `--repeats`.
 """
 
 import argparse
@@ -35,14 +38,25 @@ GREEDY = {"facility location": greedy.facility_location, "graph cut": greedy.gra
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--root", default="data")
-    parser.add_argument("--parts", nargs="+", default=["one_class", "naive", "libraries", "whole"])
+    parser.add_argument("--parts", nargs="+", default=["one_class", "naive", "libraries", "whole", "pieces"])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=50_000, help="samples of the class of `large`")
+    parser.add_argument("--classes", type=int, default=1000, help="classes of `many`")
     arguments = parser.parse_args()
+    warm_up()
+    if "large" in arguments.parts:
+        whole(f"one class of {arguments.samples}", *clusters(1, arguments.samples), arguments.repeats)
+    if "many" in arguments.parts:
+        whole(f"{arguments.classes} classes of 1300", *clusters(arguments.classes, 1300), arguments.repeats)
+    if not {"large", "many"}.issuperset(arguments.parts):
+        on_cifar10(arguments)
+
+
+def on_cifar10(arguments: argparse.Namespace) -> None:
     split = tasks.load("cifar10", arguments.root).train
     features, labels = split.features(), split.y.numpy()
     del split
-    warm_up()
     one = features[labels == labels.min()]
     if "one_class" in arguments.parts:
         one_class(one, arguments.repeats)
@@ -50,9 +64,11 @@ def main() -> None:
         naive(kernel.similarity(one), arguments.every)
     if "libraries" in arguments.parts:
         libraries(kernel.similarity(one), arguments.repeats)
+    if "pieces" in arguments.parts:
+        in_pieces(one, arguments.repeats)
     if "whole" in arguments.parts:
-        whole("3072 raw pixels", features, labels, arguments.repeats)
-        whole("512 components", pca(features, 512, rng(0, "features")), labels, arguments.repeats)
+        whole("all of CIFAR-10, 3072 raw pixels", features, labels, arguments.repeats)
+        whole("all of CIFAR-10, 512 components", pca(features, 512, rng(0, "features")), labels, arguments.repeats)
 
 
 def warm_up() -> None:
@@ -146,6 +162,32 @@ def submodlib(s: np.ndarray, size: int) -> list[int]:
     return [int(sample) for sample, _ in chosen]
 
 
+def in_pieces(features: np.ndarray, repeats: int) -> None:
+    s, labels = kernel.similarity(features), np.zeros(len(features), dtype=int)
+    for number in (1, 2, 4, 8):
+        partitioner = SubmodularPartitioner(max_kernel_bytes=4 * -((-len(s) // number) ** 2))
+        taken = seconds(lambda p=partitioner: p(labels, UNEQUAL, rng(0, "partition"), features), repeats)  # type: ignore[misc]
+        parts = partitioner(labels, UNEQUAL, rng(0, "partition"), features)
+        print(f"in {number} pieces: {taken:.2f} CPU-s, nearest similarity {nearest(s, parts):.4f}")
+    random = np.split(rng(1, "partition").permutation(len(s)), np.cumsum([len(part) for part in parts])[:-1])
+    print(f"random parts of these sizes: nearest similarity {nearest(s, random):.4f}")
+
+
+def nearest(s: np.ndarray, parts: list[np.ndarray]) -> float:
+    """Return the mean, over workers and samples, of the similarity to the nearest sample of the worker's part."""
+    return float(np.mean([s[part].max(axis=0).mean(dtype=np.float64) for part in parts]))
+
+
+def clusters(classes: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return features, 512 per sample around 20 centres per class, and labels."""
+    draw = rng(0, "features")
+    labels = np.repeat(np.arange(classes), each)
+    centres = draw.standard_normal((20 * classes, 512), dtype=np.float32)
+    features = draw.standard_normal((classes * each, 512), dtype=np.float32)
+    features += centres[20 * labels + draw.integers(0, 20, len(labels))]
+    return features, labels
+
+
 def whole(name: str, features: np.ndarray, labels: np.ndarray, repeats: int) -> None:
     for objective in ("facility_location", "graph_cut"):
         partitioner = SubmodularPartitioner(objective)
@@ -153,7 +195,7 @@ def whole(name: str, features: np.ndarray, labels: np.ndarray, repeats: int) -> 
         before = memory("VmRSS")
         taken = seconds(lambda p=partitioner: p(labels, UNEQUAL, rng(0, "partition"), features), repeats)  # type: ignore[misc]
         peak = memory("VmHWM") - before
-        print(f"all of CIFAR-10, {name}, {objective}: {taken:.1f} CPU-s, {peak:.0f} MB beyond the data", flush=True)
+        print(f"{name}, {objective}: {taken:.1f} CPU-s, {peak:.0f} MB beyond the data", flush=True)
 
 
 def memory(field: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import flat, matcha, mixing, partition_quality, peer, reporting, simulation
+from benchmarks import flat, matcha, mixing, partition_quality, partition_speed, peer, reporting, simulation
 from benchmarks.experiments import hero, liars, peers, stragglers, waiting
 from strategies import DPSGD
 from tests.pool import Pool
@@ -58,6 +58,13 @@ def test_peers_reach_the_loss(three: Pool) -> None:
 def test_partition_quality(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     called(partition_quality, "--tasks digits --features raw --train-limit 400", monkeypatch)
     assert "min_value" in capsys.readouterr().out
+
+
+def test_partition_speed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    called(partition_speed, "--parts large many --repeats 1 --samples 300 --classes 2", monkeypatch)
+    assert capsys.readouterr().out.count("CPU-s") == 4
+    partition_speed.in_pieces(partition_speed.clusters(1, 160)[0], 1)
+    assert capsys.readouterr().out.count("nearest similarity") == 5
 
 
 def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
