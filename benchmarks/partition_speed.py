@@ -14,6 +14,7 @@ centres each.  Times are medians of `--repeats`.
 
 import argparse
 import importlib.util
+import math
 import re
 import statistics
 import time
@@ -165,7 +166,7 @@ def submodlib(s: np.ndarray, size: int) -> list[int]:
 def in_pieces(features: np.ndarray, repeats: int) -> None:
     s, labels = kernel.similarity(features), np.zeros(len(features), dtype=int)
     for number in (1, 2, 4, 8):
-        partitioner = SubmodularPartitioner(max_kernel_bytes=4 * -((-len(s) // number) ** 2))
+        partitioner = SubmodularPartitioner(max_kernel_bytes=4 * math.ceil(len(s) / number) ** 2)
         taken = seconds(lambda p=partitioner: p(labels, UNEQUAL, rng(0, "partition"), features), repeats)  # type: ignore[misc]
         parts = partitioner(labels, UNEQUAL, rng(0, "partition"), features)
         print(f"in {number} pieces: {taken:.2f} CPU-s, nearest similarity {nearest(s, parts):.4f}")
