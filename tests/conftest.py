@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.installation import Installed, install
+
 if TYPE_CHECKING:
     from tests.pool import Pool
 
@@ -29,3 +31,9 @@ def three() -> "Iterator[Pool]":
     pool = Pool(3)
     yield pool
     pool.end()
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    """The wheel in an environment of its own."""
+    return install(tmp_path_factory)
