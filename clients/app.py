@@ -58,6 +58,19 @@ class WorkerApp(ClientApp):
         self.train(mods=mods)(self._reply)
         self.evaluate()(self._reply)
 
+    def wishes(self, message: Message) -> dict[str, Any]:
+        """Return how a node that keeps this app's process should treat it, see :mod:`echelon.deployment.app_process`.
+
+        Returns
+        -------
+        dict
+            ``seconds`` after which a process that has not answered is killed, whether to ``keep`` the process for
+            later messages, and ``poll_seconds``, how often to ask for them at most.
+        """
+        instructions = _instructions(message)
+        seconds = instructions.patience_seconds(message.metadata.message_type)
+        return {"seconds": seconds, "keep": instructions.persistent, "poll_seconds": instructions.poll_seconds}
+
     def _reply(self, message: Message, context: Context) -> Message:
         deployed = trainers.available()
         if deployed:
@@ -75,7 +88,7 @@ class WorkerApp(ClientApp):
 
 
 def _instructions(message: Message) -> TrainInstructions:
-    return TrainInstructions.from_config(message.content.config_records.get(CONFIG, ConfigRecord()))
+    return TrainInstructions.from_config(unpack(message.content).config_records.get(CONFIG, ConfigRecord()))
 
 
 def make_client_app(
@@ -167,12 +180,13 @@ def _answer(
     find: "Callable[[Context], Worker]", message_type: str, content: RecordDict, context: Context, *, packs: bool
 ) -> RecordDict:
     worker, rank = find(context), rank_of(context)
+    unpacked = unpack(content)
     if message_type == "train":
-        reply = worker.train(rank, unpack(content))
+        reply = worker.train(rank, unpacked)
         return pack(reply) if PACKED in content else reply
     if message_type == "evaluate":
-        return worker.evaluate(rank, unpack(content))
-    return worker.roster(rank, content.config_records[CONFIG], packs)
+        return worker.evaluate(rank, unpacked)
+    return worker.roster(rank, unpacked.config_records[CONFIG], packs)
 
 
 def rank_of(context: Context) -> int:

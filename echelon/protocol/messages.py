@@ -51,6 +51,7 @@ class TrainInstructions:
     ``run_seconds`` is the start of the round on the time axis of the run. ``wall_clock`` disables a simulated fleet.
     ``persistent`` lets a deployed node keep a trainer process, which is killed if it does not answer within the budget
     plus ``timeout_seconds``, or within ``round_timeout_seconds``, after which the server does not wait for it any more.
+    ``poll_seconds`` is how often a deployed node should ask for messages at most.
     """
 
     seed: int = 0
@@ -77,6 +78,7 @@ class TrainInstructions:
     timeout_seconds: float = 600.0
     round_timeout_seconds: float = math.inf
     remembers: bool = False
+    poll_seconds: float = 0.1
 
     def to_config(self) -> ConfigRecord:
         """Return a record with all of these instructions and Flower's ``server-round``: any client may read it."""

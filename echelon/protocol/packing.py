@@ -1,30 +1,43 @@
-"""Pack all arrays of a message into one, because Flower transfers every array in separate requests.
+"""Pack a message into few of Flower's objects, each of which is transferred in separate requests.
 
-A model with a hundred arrays costs a SuperLink about a hundred transactions per worker and round; packed, it costs one.
+A model with a hundred arrays costs a SuperLink about a hundred transactions per worker and round. A small message is
+packed into a single record (three objects, with the message and its list of records); of a larger one all arrays become
+one, which Flower divides into chunks.
 """
 
 import json
 from itertools import accumulate, pairwise
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.common import serde
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from echelon.protocol.expected import Expected
-from echelon.protocol.messages import as_ndarray
+from echelon.protocol.messages import as_ndarray, num_bytes
 
 PACKED = "packed"
 
+MOST_BYTES_IN_ONE = 4 << 20
+"""Arrays with more bytes than these are not packed into a record (`python -m benchmarks.packing`)."""
+
+# Beside the arrays: instructions or a report.
+_MOST_OTHER_BYTES = 1 << 20
 _LENGTH_BYTES = 8
 _Entry = tuple[str, str, str, list[int], int]
 
 
-def pack(content: RecordDict) -> RecordDict:
-    """Return the content with all arrays packed into a single array.
+def pack(content: RecordDict, most_in_one: int = MOST_BYTES_IN_ONE) -> RecordDict:
+    """Return the content packed: up to so many bytes as one record, otherwise with all arrays as a single array.
 
-    The array contains bytes: the length of the header (8 bytes, little-endian), the header (JSON: record, name, dtype,
-    shape and number of bytes of each array), and the unchanged bytes of the arrays.
+    The record holds the bytes of Flower's own protobuf encoding. The array contains bytes: the length of the header (8
+    bytes, little-endian), the header (JSON: record, name, dtype, shape and number of bytes of each array), and the
+    unchanged bytes of the arrays.
     """
+    if num_bytes(content) <= most_in_one:
+        return RecordDict({PACKED: ConfigRecord({PACKED: serde.recorddict_to_proto(content).SerializeToString()})})
     named = [
         (record, name, array) for record, arrays in content.array_records.items() for name, array in arrays.items()
     ]
@@ -51,6 +64,8 @@ def unpack(content: RecordDict, expected: Expected | None = None) -> RecordDict:
     ValueError
         If the packed bytes do not have the format of :func:`pack`, or the arrays are not the expected ones.
     """
+    if isinstance(content.get(PACKED), ConfigRecord):
+        content = _from_one(content, expected)
     if expected is not None:
         expected.check_size(content)
     if not isinstance(content.get(PACKED), ArrayRecord):
@@ -70,6 +85,19 @@ def unpack(content: RecordDict, expected: Expected | None = None) -> RecordDict:
     for record, arrays in records.items():
         unpacked[record] = ArrayRecord(arrays)
     return unpacked
+
+
+def _from_one(content: RecordDict, expected: Expected | None) -> RecordDict:
+    """Return what a single record holds; its length is compared before it is read."""
+    data = content.config_records[PACKED].get(PACKED)
+    if len(content) != 1 or len(content.config_records[PACKED]) != 1 or not isinstance(data, bytes):
+        raise ValueError("a message packed into one record must hold its bytes, and nothing else")
+    if expected is not None and len(data) > expected.num_bytes + _MOST_OTHER_BYTES:
+        raise ValueError(f"its reply has {len(data)} bytes; an honest one has at most {expected.num_bytes} of arrays")
+    try:
+        return serde.recorddict_from_proto(ProtoRecordDict.FromString(data))
+    except (DecodeError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"a packed message has no readable records: {error}") from error
 
 
 def _listed(content: RecordDict) -> list[tuple[str, str, int]]:

@@ -26,6 +26,10 @@ from echelon.protocol.messages import (
 )
 from echelon.server.state import ServerState
 
+_SHORTEST_POLL_SECONDS = 0.1
+# An empty poll costs a SuperLink about 10 ms of CPU time: all polls together at most half of a processor.
+_POLL_SECONDS_PER_WORKER = 0.02
+
 
 class RoundInstructions(RoundTargets):
     """What the workers are instructed to compute in one round."""
@@ -33,7 +37,22 @@ class RoundInstructions(RoundTargets):
     def instructions(self, rank: int, seed: int, work: WorkPolicy, sgd: SGD, state: ServerState) -> TrainInstructions:
         """Return one worker's instructions."""
         made = worker_instructions(self, rank, seed, work, sgd, state)
-        return replace(made, keeps_optimizer=bool(state.optimizer.size), run_seconds=state.virtual_seconds)
+        pace = poll_seconds(len(self.batch_sizes))
+        return replace(
+            made, keeps_optimizer=bool(state.optimizer.size), run_seconds=state.virtual_seconds, poll_seconds=pace
+        )
+
+
+def poll_seconds(num_workers: int) -> float:
+    """Return how often a node should ask for messages at most, lest all of them keep the SuperLink busy.
+
+    Examples
+    --------
+    >>> from echelon.server.instructions import poll_seconds
+    >>> poll_seconds(3), poll_seconds(12)
+    (0.1, 0.24)
+    """
+    return max(_SHORTEST_POLL_SECONDS, _POLL_SECONDS_PER_WORKER * num_workers)
 
 
 def worker_instructions(

@@ -22,6 +22,7 @@ from flwr.supercore import log
 
 # Flower's client has a hundred connections; those of messages and nodes come on top.
 _REQUESTS_AT_ONCE = 32
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.02, 1.0
 _NEEDED = {"_runtime_client", "PullMessages", "PullObject", "messages_list", "message_object_trees"}
 
 
@@ -162,11 +163,17 @@ class _Answering(_Client):
         return self._answer
 
     def PullObject(self, request: Any) -> Any:  # noqa: N802
-        """Request an object."""
-        if self._closed.is_set():
-            raise ConnectionAbortedError("the run has ended")
-        with self._slots:
-            return self._inner.PullObject(request)
+        """Request an object, again and again for a few seconds if it is announced, but not there yet."""
+        pause = _FIRST_RETRY_SECONDS
+        while True:
+            if self._closed.is_set():
+                raise ConnectionAbortedError("the run has ended")
+            with self._slots:
+                response = self._inner.PullObject(request)
+            if response.object_available or not response.object_found or pause > _LONGEST_RETRY_SECONDS:
+                return response  # Flower itself would wait 1 s first
+            self._closed.wait(pause)
+            pause *= 1.5
 
 
 def _client(grid: Any) -> Any:

@@ -8,7 +8,7 @@ from flwr.app import Message
 from flwr.clientapp import ClientApp
 
 from echelon.engines.inline import InlineGrid
-from echelon.protocol.messages import ARRAYS, SHARD
+from echelon.protocol.messages import ARRAYS, CONFIG, SHARD
 from echelon.protocol.packing import PACKED
 from echelon.server import exchange
 from tests import tiny
@@ -27,7 +27,7 @@ class DeployedGrid(InlineGrid):
         pushed = list(messages)
         for message in pushed:
             if not message.metadata.message_type.startswith("query"):
-                self.carried.update(message.content.array_records)
+                self.carried.update(message.content.keys() - {CONFIG})
         return super().push_messages(pushed)
 
 
