@@ -1,8 +1,8 @@
-"""A deployment on this machine: ``python -m echelon.deployment.demo [key=value ...]`` or ``make deploy-demo``.
+"""A deployment on this machine: ``python -m echelon.deployment.demo [--stock] [key=value ...]``, ``make deploy-demo``.
 
-Starts a SuperLink with TLS, SuperNode authentication and a database, and three SuperNodes of different speeds, each in
-its own process; then submits a run as on real machines and follows it to the end. Keys, database and logs are in a
-temporary folder; only the run folder remains.
+Starts a SuperLink with TLS, SuperNode authentication and a database, and three nodes of different speeds (with
+``--stock``, Flower's own SuperNodes), each in its own process; then submits a run as on real machines and follows it to
+the end. Keys, database and logs are in a temporary folder; only the run folder remains.
 """
 
 import json
@@ -24,10 +24,17 @@ SETTINGS = (
     *(f"workers={len(SPEEDS)}", "rounds=8", "eval_every=4", "checkpoint_every=4", "local_steps=4", "batch_size=64"),
     *("partitioner=stratified", "work=non_blocking", "strategy=d_psgd", "topology=ring"),
 )
+_STOCK = "--stock"
 
 
-def main(overrides: list[str]) -> int:
-    """Run the demonstration; return the exit status: 130 or 143 if Ctrl-C or SIGTERM stopped it."""
+def main(overrides: list[str], *, stock: bool = False) -> int:
+    """Run the demonstration, with Flower's own SuperNodes if ``stock``.
+
+    Returns
+    -------
+    int
+        The exit status: 130 or 143 if Ctrl-C or SIGTERM stopped it.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     began = time.monotonic()
@@ -44,10 +51,10 @@ def main(overrides: list[str]) -> int:
             deployment.register(*names)
             for rank, (name, speed) in enumerate(zip(names, SPEEDS, strict=True)):
                 config = f"rank={rank} num-partitions={len(SPEEDS)} samples-per-second={speed}"
-                deployment.start_node(name, config)
+                deployment.start_node(name, config, stock=stock)
                 say(f"{name} started: {config}")
             following = deployment.run(overrides=" ".join([*SETTINGS, *overrides, f"run_dir={run_dir}"]))
-            say("run submitted with flwr run; the first messages start the trainer processes")
+            say("run submitted with flwr run; the first messages start the processes of the workers")
             for record in _rounds(run_dir / "metrics.jsonl", following):
                 say(_format_round(record))
             finished = (run_dir / "summary.json").exists()
@@ -90,4 +97,5 @@ def _format_round(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    given = sys.argv[1:]
+    sys.exit(main([each for each in given if each != _STOCK], stock=_STOCK in given))

@@ -38,10 +38,20 @@ class Loopback:
         Folder of the Flower app; this repository by default.
     environment : mapping of str to str, optional
         What the processes inherit; by default the environment of this one.
+    database : bool
+        Whether the SuperLink has a database, from which a killed one resumes.
     """
 
-    def __init__(self, folder: Path, app: Path = ROOT, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        app: Path = ROOT,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        database: bool = True,
+    ) -> None:
         self.folder = folder.resolve()
+        self._database = ["--database", self.folder / "state.db"] if database else []
         self.app = app.resolve()
         self.logs = self.folder / "logs"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,7 +93,7 @@ class Loopback:
         """Start the SuperLink and wait until it responds; a killed one resumes from its database."""
         files = self.certificates
         tls = ["--ssl-ca-certfile", files.authority, "--ssl-certfile", files.server, "--ssl-keyfile", files.server_key]
-        where = ["--host", HOST, "--port", self.port, "--database", self.folder / "state.db"]
+        where = ["--host", HOST, "--port", self.port, *self._database]
         options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         self._start("superlink", "flower-superlink", *tls, *where, *options)
         self._wait_for_port()
@@ -96,8 +106,8 @@ class Loopback:
             if call.wait(_START_SECONDS):
                 raise RuntimeError(f"{public} could not be registered: {self.log('register')}")
 
-    def start_node(self, name: str, config: str) -> subprocess.Popen[bytes]:
-        """Start a SuperNode with its key and ``--node-config``."""
+    def start_node(self, name: str, config: str, *, stock: bool = False) -> subprocess.Popen[bytes]:
+        """Start a node with its key and ``--node-config``: Echelon's, or with ``stock`` Flower's SuperNode."""
         where = ["--superlink", f"{HOST}:{self.port}", "--host", HOST, "--port", free_port()]
         trust = ["--root-certificates", self.certificates.authority]
         key = self.folder / name
@@ -106,7 +116,8 @@ class Loopback:
         own = ["--auth-supernode-private-key", key, "--node-config", config]
         # By default Flower polls for messages once a second.
         polling = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.1"}
-        return self._start(name, "flower-supernode", *where, *trust, *own, **polling)
+        program = ["flower-supernode"] if stock else ["python", "-P", "-m", "echelon.deployment.node"]
+        return self._start(name, *program, *where, *trust, *own, **polling)
 
     def run(self, **config: str) -> subprocess.Popen[bytes]:
         """Submit a run with ``flwr run`` and this run configuration; the process follows the run until it ends."""
@@ -120,6 +131,10 @@ class Loopback:
     def is_running(self, name: str) -> bool:
         """Return whether a process was started and is still running."""
         return name in self._processes and self._processes[name].poll() is None
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a running process."""
+        return self._processes[name].pid
 
     def kill(self, name: str) -> None:
         """Kill a process (SIGKILL), as a power failure would."""

@@ -40,10 +40,11 @@ def loopback(folder: Path, **options: Any) -> Iterator[Loopback]:
             raise
 
 
-def start(deployment: Loopback, *names: str) -> None:
+def start(deployment: Loopback, *names: str, stock: bool = False) -> None:
     for name in names:
         rank = NODES.index(name)
-        deployment.start_node(name, f"rank={rank} num-partitions={len(NODES)} samples-per-second={256 >> rank}")
+        config = f"rank={rank} num-partitions={len(NODES)} samples-per-second={256 >> rank}"
+        deployment.start_node(name, config, stock=stock)
 
 
 def is_back(deployment: Loopback, name: str, metrics: Path) -> bool:
@@ -62,7 +63,7 @@ def test_bad_replies_cost_their_worker_a_round_and_no_more(folder: Path) -> None
     out = folder / "rounds.jsonl"
     with loopback(folder, app=Path(__file__).parent / "faulty") as deployment:
         deployment.register(*NODES)
-        start(deployment, *NODES)
+        start(deployment, *NODES, stock=True)
         deployment.run(out=str(out))
         wait_for(lambda: any(record["present"] == [0, 1, 2] for record in lines(out)[5:]), 300)
         rounds = lines(out)

@@ -59,7 +59,7 @@ def test_two_runs_at_once_and_a_node_too_many(folder: Path) -> None:
 
 
 def trainers(folder: Path, node: str) -> set[int]:
-    return set(processes(str(folder / f"home-{node}"), "echelon.persistent.trainer"))
+    return set(processes(str(folder / f"home-{node}"), "app_process.py"))
 
 
 def left_out(deployment: Loopback, node_id: int) -> int:
