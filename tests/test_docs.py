@@ -14,7 +14,8 @@ _FILE = re.compile(r"`([\w/]+\.(?:py|yaml|toml))`")
 _NAME = re.compile(r"`([\w/]+\.py)`: `([A-Za-z_]+(?:\.[A-Za-z_]+)?)")
 _SHORT = re.compile(r"`(\w+)\.(\w+(?:\.\w+)?)(?:\(\))?`")
 _CODE = ("app", "clients", "conf", "echelon", "partitioners", "strategies", "tasks")
-_SUFFIXES = ("csv", "json", "jsonl", "log", "md", "npz", "png", "pth", "pub", "py", "safetensors", "toml", "txt", "yaml")
+_TABLES = ("csv", "json", "jsonl", "npz")
+_SUFFIXES = (*_TABLES, "log", "md", "png", "pth", "pub", "py", "safetensors", "toml", "txt", "yaml")
 _KEYS = {path.name for path in (ROOT / "conf").iterdir() if path.is_dir()}  # `strategy.c1` is a key
 _LIBRARIES = {"torch"}  # a page means the library, not the engine of that name
 # Written in CONTRIBUTING's examples, and by a user.
