@@ -1,4 +1,7 @@
-"""Faults of a deployment: a SuperLink, SuperNodes with their trainers, and a ServerApp, each a process that may die."""
+"""Faults of a deployment: a SuperLink, nodes with their trainers, and a ServerApp, each a process that may die.
+
+The last of the nodes is Flower's own SuperNode.
+"""
 
 import os
 import shutil
@@ -76,7 +79,8 @@ class Deployment(Target):
                     self._wait_for_more(reached)
                     wait_for(lambda: self._is_back(node), _BACK_SECONDS)
                 case "kill a trainer":
-                    self._signal("echelon.persistent.trainer", signal.SIGKILL, f"home-{node}")
+                    for trainer in ("app_process.py", "echelon.persistent.trainer"):
+                        self._signal(trainer, signal.SIGKILL, f"home-{node}")
                 case "a SuperNode that stops for 20 s":
                     self._pause(node)
                 case "kill the ServerApp" | "SIGTERM to the ServerApp":
@@ -102,7 +106,8 @@ class Deployment(Target):
         self._following = self._deployment.run(overrides=" ".join([*_RUN, *again]))
 
     def _start(self, name: str) -> None:
-        self._deployment.start_node(name, f"rank={_NODES.index(name)} num-partitions={len(_NODES)}")
+        config = f"rank={_NODES.index(name)} num-partitions={len(_NODES)}"
+        self._deployment.start_node(name, config, stock=name == _NODES[-1])
 
     def _is_back(self, name: str) -> bool:
         """Return whether a killed node takes part again; the SuperLink refuses it until it has given it up."""
