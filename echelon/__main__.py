@@ -1,9 +1,10 @@
-"""The `echelon` command: `report` shows and compares runs, `node` is a SuperNode, `versions` says what is installed."""
+"""The `echelon` command: a table of subcommands, each with a parser of its own."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from echelon.deployment import register
 from echelon.reports import __main__ as reports
 from echelon.reports import environment
 
@@ -11,23 +12,37 @@ from echelon.reports import environment
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 2 after one line on stderr for invalid input."""
     parser = argparse.ArgumentParser(
-        prog="echelon", description="Look at runs and at what is installed; take part in runs."
+        prog="echelon", description="Look at runs, prepare deployments, see what is installed."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("report", help="show one run or compare several")
-    commands.add_parser("node", help="take part in runs as a SuperNode; flags of flower-supernode")
-    commands.add_parser("versions", help="print versions and hardware, for a bug report")
+    for name, (meaning, _) in _COMMANDS.items():
+        commands.add_parser(name, help=meaning, add_help=False)
     given = sys.argv[1:] if arguments is None else list(arguments)
-    # Parsed by the reports' own parser, also options such as --help.
-    if given[:1] == ["report"]:
-        return reports.main(given[1:], "echelon report")
-    if given[:1] == ["node"]:
-        from echelon.deployment import node  # imports much of Flower
+    options = parser.parse_args(given[:1])
+    # What follows is parsed by the subcommand's own parser, also options such as --help.
+    return _COMMANDS[options.command][1](given[1:], f"echelon {options.command}")
 
-        return node.main(given[1:])
-    parser.parse_args(given)
+
+def _versions(arguments: Sequence[str], prog: str) -> int:
+    argparse.ArgumentParser(prog=prog, description="Print versions and hardware, for a bug report.").parse_args(
+        arguments
+    )
     print("\n".join(environment.lines()))
     return 0
+
+
+def _node(arguments: Sequence[str], prog: str) -> int:
+    from echelon.deployment import node  # imports much of Flower
+
+    return node.main(list(arguments))
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Sequence[str], str], int]]] = {
+    "node": ("take part in runs as a SuperNode; flags of flower-supernode", _node),
+    "register": ("register the SuperNode keys of a folder", register.main),
+    "report": ("show one run or compare several", reports.main),
+    "versions": ("print versions and hardware, for a bug report", _versions),
+}
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Self
 
 from echelon.deployment import reaper
 from echelon.deployment.credentials import make_certificates, make_node_key
+from echelon.deployment.register import register
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
@@ -98,13 +99,9 @@ class Loopback:
         self._start("superlink", "flower-superlink", *tls, *where, *options)
         self._wait_for_port()
 
-    def register(self, *names: str) -> None:
-        """Create a key for each SuperNode and register it with the SuperLink."""
-        publics = [make_node_key(self.folder / name) for name in names]
-        calls = [self._flwr("register", "supernode", "register", public, CONNECTION) for public in publics]
-        for public, call in zip(publics, calls, strict=True):
-            if call.wait(_START_SECONDS):
-                raise RuntimeError(f"{public} could not be registered: {self.log('register')}")
+    def register(self, *names: str) -> list[int]:
+        """Create a key for each SuperNode, register it with the SuperLink, and return the nodes' ids."""
+        return register([make_node_key(self.folder / name) for name in names], CONNECTION, self._variables("cli"))
 
     def start_node(self, name: str, config: str, *, stock: bool = False) -> subprocess.Popen[bytes]:
         """Start a node with its key and ``--node-config``: Echelon's, or with ``stock`` Flower's SuperNode."""
@@ -122,7 +119,8 @@ class Loopback:
     def run(self, **config: str) -> subprocess.Popen[bytes]:
         """Submit a run with ``flwr run`` and this run configuration; the process follows the run until it ends."""
         settings = " ".join(f'{name}="{value}"' for name, value in config.items())
-        return self._flwr("run", "run", self.app, CONNECTION, "--run-config", settings, "--stream")
+        command = ["run", self.app, CONNECTION, "--run-config", settings, "--stream"]
+        return self._start(f"run-{len(self._processes)}", "flwr", *command, log="run", home="cli")
 
     def log(self, name: str) -> str:
         """Return the log of a process."""
@@ -159,13 +157,13 @@ class Loopback:
             self._reaper.communicate()
             self._reaper = None
 
-    def _flwr(self, log: str, *arguments: object) -> subprocess.Popen[bytes]:
-        return self._start(f"{log}-{len(self._processes)}", "flwr", *arguments, log=log, home="cli")
+    def _variables(self, home: str) -> dict[str, str]:
+        return {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home}")}
 
     def _start(
         self, name: str, program: str, *arguments: object, log: str = "", home: str = "", **variables: str
     ) -> subprocess.Popen[bytes]:
-        environment = {**self._environment, "FLWR_HOME": str(self.folder / f"home-{home or name}"), **variables}
+        environment = {**self._variables(home or name), **variables}
         command = [str(Path(sys.executable).with_name(program)), *map(str, arguments)]
         with (self.logs / f"{log or name}.log").open("ab") as output:
             process = subprocess.Popen(

@@ -1,6 +1,5 @@
 """SuperNodes that several runs share, and a SuperNode too many."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,11 @@ NODES = ("supernode-0", "supernode-1", "supernode-2")
 OVERRIDES = "workers=2 strategy=d_psgd topology=ring partitioner=iid work.grace=60 eval_every=100 batch_size=64"
 
 
-def node_ids(deployment: Loopback) -> dict[str, int]:
-    """Flower's node id of every registered key, in the order of registration."""
-    found = re.findall(r"SuperNode (\d+) registered", deployment.log("register"))
-    return dict(zip(NODES, map(int, found), strict=True))
-
-
 def test_two_runs_at_once_and_a_node_too_many(folder: Path) -> None:
     """The third node claims a rank that is taken; one of the runs lists the nodes."""
     runs = {"first": folder / "first", "second": folder / "second"}
     with loopback(folder) as deployment:
-        for name in NODES:
-            deployment.register(name)
-        ids = node_ids(deployment)
+        ids = {name: deployment.register(name)[0] for name in NODES}
         ranks = {"supernode-0": 0, "supernode-1": 1, "supernode-2": 1}
         for name, rank in ranks.items():
             deployment.start_node(name, f"rank={rank} num-partitions=2")
