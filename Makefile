@@ -1,6 +1,10 @@
 # Needs Python 3.11 or newer; everything else goes into .venv. `make` lists the targets.
 PYTHON ?= python3
 ARGS ?=
+# Of deploy-kit: SuperNodes, the SuperLink's machine, and the folder to write.
+NODES ?= 3
+HOST ?=
+OUT ?= deploy-kit
 # A build of torch for other devices, such as cpu (uv's --torch-backend); it counts when .venv is made.
 TORCH ?=
 
@@ -12,7 +16,7 @@ READY := .venv/.ready
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo soak claims-quick test lint format clean requirements
+.PHONY: help setup run deploy-demo deploy-kit soak claims-quick test lint format clean requirements
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -25,6 +29,10 @@ run: $(READY)  ## Run a simulation; overrides in ARGS="strategy=matcha rounds=50
 
 deploy-demo: $(READY)  ## Deploy on this machine: a SuperLink, three SuperNodes, one run
 	@$(BIN)/python -m echelon.deployment.demo $(ARGS)
+
+deploy-kit: $(READY)  ## Write a folder per machine of a deployment: NODES=3 HOST=lab.example.org OUT=deploy-kit
+	@$(if $(HOST),,echo "Name the SuperLink's machine: make deploy-kit NODES=3 HOST=lab.example.org" >&2; exit 2;) \
+	    $(BIN)/echelon kit --app . --nodes $(NODES) --host $(HOST) --out $(OUT) $(ARGS)
 
 soak: $(READY)  ## Try random faults for 20 minutes (root may fill disks); ARGS="--seconds 60 --only command"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from echelon.deployment import register
+from echelon.deployment.kit import __main__ as kit
 from echelon.reports import __main__ as reports
 from echelon.reports import environment
 
@@ -38,6 +39,7 @@ def _node(arguments: Sequence[str], prog: str) -> int:
 
 
 _COMMANDS: dict[str, tuple[str, Callable[[Sequence[str], str], int]]] = {
+    "kit": ("write one folder per machine of a deployment", kit.main),
     "node": ("take part in runs as a SuperNode; flags of flower-supernode", _node),
     "register": ("register the SuperNode keys of a folder", register.main),
     "report": ("show one run or compare several", reports.main),

@@ -117,7 +117,19 @@ def test_make_lists_its_targets() -> None:
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert [line.split()[1] for line in shown.splitlines()] == [
-        *("help", "setup", "run", "deploy-demo", "soak", "test", "lint", "format", "requirements", "clean")
+        *(
+            "help",
+            "setup",
+            "run",
+            "deploy-demo",
+            "deploy-kit",
+            "soak",
+            "test",
+            "lint",
+            "format",
+            "requirements",
+            "clean",
+        )
     ]
 
 

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from echelon.deployment.kit.software import write_wheel
 from tests.installation import Installed
 from tests.processes import Family
 from tests.repository import EXTENDED, ROOT, repository_files
@@ -14,7 +15,7 @@ from tests.repository import EXTENDED, ROOT, repository_files
 
 def test_holds_the_library_under_one_name_and_nothing_else(installed: Installed) -> None:
     files = [str(path) for path in repository_files()]
-    expected = {name for name in files if re.match(r"echelon/.*\.(py|typed|css|js|html)$", name)}
+    expected = {name for name in files if re.match(r"echelon/.*(\.(py|typed|css|js|html)|/templates/.*)$", name)}
     expected |= {f"echelon/{name}" for name in files if re.match(rf"({'|'.join(EXTENDED)})/.*\.py$", name)}
     names = set(zipfile.ZipFile(installed.wheel).namelist())
     assert {name for name in names if ".dist-info/" not in name} == expected
@@ -70,6 +71,26 @@ def test_the_command(installed: Installed) -> None:
     assert "echelon = echelon.__main__:main" in entry_points.read_text(encoding="utf-8")
     done = installed.run("from echelon.__main__ import main; main(['versions'])")
     assert done.stdout.startswith("python 3."), done.stderr
+
+
+def test_a_kit_made_from_it_holds_the_same_wheel(installed: Installed) -> None:
+    program = (
+        "from pathlib import Path\n"
+        "from echelon.deployment.kit.software import write_wheel\n"
+        "Path('kit').mkdir()\n"
+        "print(write_wheel(Path('kit')).resolve())"
+    )
+    done = installed.run(program)
+    assert done.returncode == 0, done.stderr
+    wheels = {}
+    # The second is written from this checkout.
+    for path in (installed.wheel, Path(done.stdout.strip()), write_wheel(installed.user)):
+        assert path.name == installed.wheel.name
+        with zipfile.ZipFile(path) as archive:
+            wheels[path] = {name: archive.read(name) for name in archive.namelist() if name.startswith("echelon/")}
+            metadata = next(name for name in archive.namelist() if name.endswith("/METADATA"))
+            assert archive.read(metadata).startswith(b"Metadata-Version: ")
+    assert len({frozenset(each.items()) for each in wheels.values()}) == 1
 
 
 def _lines(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Certificates and keys of a deployment, as by the openssl and ssh-keygen commands in ``docs/deployment.md``."""
+"""Certificates and keys of a deployment, as by openssl and ``ssh-keygen -t ecdsa -b 384``."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-_LIFETIME = timedelta(days=365)
+LIFETIME = timedelta(days=365)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Certificates:
 
 
 def make_certificates(folder: Path, hosts: list[str]) -> Certificates:
-    """Write a new certificate authority and a certificate for a SuperLink.
+    """Write the certificate of a new authority, whose key is not kept, and a certificate for a SuperLink.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def _certificate(
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + _LIFETIME)
+        .not_valid_after(now + LIFETIME)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), False)
     )
     for extension, critical in extensions:

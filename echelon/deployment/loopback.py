@@ -1,6 +1,6 @@
 """A SuperLink and SuperNodes on this machine, each in its own process, with TLS, registered keys and a database.
 
-Uses the commands of ``docs/deployment.md`` in a separate folder, on free ports. Processes are stopped by process id;
+Uses Flower's commands in a separate folder, on free ports. Processes are stopped by process id;
 they end with the process that holds the deployment, even if that is killed (:mod:`echelon.deployment.reaper`).
 """
 

@@ -7,7 +7,6 @@ import pytest
 
 from echelon.deployment.credentials import make_certificates, make_node_key
 from echelon.deployment.loopback import Loopback
-from tests.repository import ROOT
 
 
 def _mode(path: Path) -> int:
@@ -35,11 +34,3 @@ def test_what_a_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         deployment.stop()
     modes = {name: _mode(deployment.folder / name) for name in ("", "state.db", "folder", "server.key")}
     assert modes == {"": 0o700, "state.db": 0o600, "folder": 0o700, "server.key": 0o600}
-
-
-def test_what_a_unit_writes() -> None:
-    units = [
-        unit for unit in (ROOT / "docs/deployment.md").read_text(encoding="utf-8").split("```") if "[Service]" in unit
-    ]
-    assert len(units) == 2
-    assert all("\nUMask=0077\n" in unit for unit in units)
