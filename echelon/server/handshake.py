@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from logging import WARNING
+from logging import INFO, WARNING
 
 from flwr.app import Message
 from flwr.supercore import log
@@ -13,8 +13,11 @@ from echelon.protocol.messages import RosterEntry
 from echelon.server.exchange import Exchange, RunStoppedError
 from echelon.server.identity import Identities
 from echelon.server.nodes import Assignment, RosterError, assign, read_answer
+from echelon.server.waiting import describe
 
 SETTLE_SECONDS = 0.1
+# How often the log says what the start waits for.
+_REPORT_SECONDS = 10.0
 
 
 class HandshakeFailedError(RosterError):
@@ -39,10 +42,12 @@ class Handshake:
         By node id; None from a node that claims no rank.
     failures : dict of int to str
         Why a node could not answer.
-    queried : set of int
-        Nodes that have been sent a message.
+    queried : dict of int to float
+        When a node was sent a message.
     fair_end : float
         Time at which nodes that have not answered are left out, once all ranks have been claimed.
+    next_report : float
+        When the log says again what the start waits for.
     """
 
     exchange: Exchange
@@ -51,8 +56,9 @@ class Handshake:
     num_workers: int
     answers: dict[int, RosterEntry | None] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
-    queried: set[int] = field(default_factory=set)
+    queried: dict[int, float] = field(default_factory=dict)
     fair_end: float = math.inf
+    next_report: float = math.inf
 
     def run(self, seconds: float, waits: bool) -> Assignment:
         """Return the assignment of all ranks; after ``seconds``, nodes that have not answered claim none.
@@ -73,8 +79,9 @@ class Handshake:
         """
         began = time.monotonic()
         told = False
+        self.next_report = began + _REPORT_SECONDS
         while not self._query_and_collect(began, began + seconds):
-            silent = self.queried - self.answers.keys()
+            silent = self.queried.keys() - self.answers.keys()
             made = assign(self.answers, self.num_workers, self.identities)
             if not silent and not (waits and made.missing(self.num_workers)):
                 break
@@ -84,6 +91,7 @@ class Handshake:
             if not silent and not told:
                 told = True
                 log(WARNING, "Waiting for more nodes: %s", self._missing_ranks(made))
+            self._report()
             if self.exchange.stop.wait(SETTLE_SECONDS):
                 raise RunStoppedError("the run was stopped")
         if len(self.failures) == len(self.answers) > 0:
@@ -96,9 +104,10 @@ class Handshake:
     def _query_and_collect(self, began: float, end: float) -> bool:
         """Query the nodes that have connected since, and collect answers; return whether no more are needed."""
         unsent = self._unqueried()
-        self.queried.update(unsent)
+        self.queried |= dict.fromkeys(unsent, time.monotonic())
 
         def goes_on() -> bool:
+            self._report()
             return self._is_over(began) or bool(not unsent and self._unqueried())
 
         for reply in self.exchange.run(self._queries(unsent), end - time.monotonic(), goes_on):
@@ -113,12 +122,25 @@ class Handshake:
 
         One of them may claim the same rank with more right to it.
         """
-        claims = {node: entry for node, entry in self.answers.items() if entry is not None}
-        if assign(claims, self.num_workers, self.identities).missing(self.num_workers):
+        if self._unclaimed():
             return False
         now = time.monotonic()
         self.fair_end = min(self.fair_end, 2 * now - began)
         return now >= self.fair_end
+
+    def _unclaimed(self) -> list[int]:
+        claims = {node: entry for node, entry in self.answers.items() if entry is not None}
+        return assign(claims, self.num_workers, self.identities).missing(self.num_workers)
+
+    def _report(self) -> None:
+        """Say every ten seconds what the start waits for: processes of devices may take minutes to start."""
+        now = time.monotonic()
+        if now < self.next_report:
+            return
+        self.next_report = now + _REPORT_SECONDS
+        silent = self.queried.keys() - self.answers.keys()
+        starting = {node: (self.identities.listed_rank(node), now - self.queried[node]) for node in silent}
+        log(INFO, "%s", describe(self.num_workers, self._unclaimed(), starting))
 
     def _unqueried(self) -> list[int]:
         return sorted(node for node in self.exchange.grid.get_node_ids() if node not in self.queried)

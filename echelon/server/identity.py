@@ -88,6 +88,11 @@ class Identities:
             return sorted(node_ids, key=lambda node: (places.get(node, len(places)), node))
         return sorted(node_ids, key=lambda node: (self._registered(node) or _LONG_AGO, node))
 
+    def listed_rank(self, node_id: int) -> int | None:
+        """Return the rank that ``nodes`` gives to a node; None if it gives none, or there is no list."""
+        own = () if self._nodes is None else self._nodes.ids[: self._nodes.num_workers]
+        return own.index(node_id) if node_id in own else None
+
     def objection(self, rank: int, node_id: int) -> str | None:
         """Return why a node must not have a rank, or None."""
         if self._nodes is not None:

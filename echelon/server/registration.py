@@ -90,7 +90,7 @@ class Registration:
         handshake = Handshake(self._exchange, self._identities, self._query, size)
         made = handshake.run(timeout, waits=num_workers is not None)
         # Those that failed are queried again in the next round.
-        self._queried = handshake.queried - handshake.failures.keys()
+        self._queried = handshake.queried.keys() - handshake.failures.keys()
         self._accept(made, handshake.answers)
         return self.roster
 
