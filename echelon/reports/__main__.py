@@ -1,4 +1,4 @@
-"""`echelon report`: show one run or compare several."""
+"""`echelon report`: show one run, also while it trains, or compare several."""
 
 import argparse
 import sys
@@ -29,6 +29,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m echelon.
     try:
         if options.command == "show":
             show(options.run, as_csv=options.csv)
+        elif options.command == "serve":
+            serve_page(options.run, options.host, options.port)
         else:
             levels = _levels(options.loss, options.accuracy)
             compare_runs(options.runs, options.out, levels, options.baseline, as_csv=options.csv)
@@ -63,6 +65,13 @@ def show(path: str | Path, *, as_csv: bool = False) -> None:
     if as_csv:
         tables.write_metrics([run], run.path / "metrics.csv")
         print(printable(str(run.path / "metrics.csv")))
+
+
+def serve_page(path: Path, host: str, port: int) -> None:
+    """Serve the live page of a run until Ctrl-C."""
+    from echelon.reports import serve
+
+    serve.serve(path, host, port)
 
 
 def compare_runs(
@@ -112,14 +121,14 @@ def compare_runs(
 
 
 def _write(result: Comparison, out: Path, *, as_csv: bool) -> None:
-    from echelon.reports import page
+    from echelon.reports import comparison_page
     from echelon.reports.figures import comparison, style
 
     out.mkdir(parents=True, exist_ok=True)
     figures = comparison.draw(result)
     for name, figure in figures.items():
         style.save(figure, out / f"{name}.png")
-    (out / "index.html").write_text(page.render(result, figures), encoding="utf-8")
+    (out / "index.html").write_text(comparison_page.render(result, figures), encoding="utf-8")
     if as_csv:
         tables.write_comparison(result, out / "comparison.csv")
         tables.write_metrics([run for group in result.groups for run in group.runs], out / "metrics.csv")
@@ -133,12 +142,22 @@ def _levels(loss: float | None, accuracy: float | None) -> list[Level]:
     return [Level(name, value) for name, value in (("loss", loss), ("accuracy", accuracy)) if value is not None]
 
 
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"must be an integer in 0..65535; got {text}")
+    return int(text)
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(prog=prog, description="Show one run or compare several.")
+    parser = _Parser(prog=prog, description="Show one run, also live, or compare several.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("show", help="print the result of a run and draw its figures")
     one.add_argument("run", help="run folder")
     one.add_argument("--csv", action="store_true", help="write metrics.csv into the run folder")
+    live = commands.add_parser("serve", help="serve a page that shows a run while it trains, to this machine only")
+    live.add_argument("run", type=Path, help="run folder, or a folder of run folders: the newest is shown")
+    live.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    live.add_argument("--port", type=_port, default=8000, help="port (default: 8000; 0 takes a free one)")
     many = commands.add_parser("compare", help="compare runs: table, figures and a page")
     many.add_argument("runs", nargs="+", metavar="run", help="run folder, or folder of a --multirun sweep")
     many.add_argument(

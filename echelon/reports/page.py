@@ -1,109 +1,76 @@
-"""A comparison as one self-contained HTML page."""
+"""What all pages share: the document around their sections, tables and figures."""
 
-import base64
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from html import escape
 from pathlib import Path
-
-from matplotlib.figure import Figure
-
-from echelon.core.printable import printable
-from echelon.reports.comparison import Comparison
-from echelon.reports.run_groups import Group, differences
+from typing import Any
 
 _HERE = Path(__file__).parent
-_CAPTIONS = {
-    "curves": "Training loss and accuracy of the consensus model: means over the seeds, bands from minimum to maximum.",
-    "times": "Virtual time to the same level. Bars are means, dots are runs.",
-    "activity": "Shares of the workers' time by activity.",
-}
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+)
 
 
-def render(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
-    """Return the page.
+def document(title: str, main: str, script: str, policy: str) -> str:
+    """Return a page.
 
     Parameters
     ----------
-    comparison : Comparison
-        Data of the table.
-    figures : mapping of str to Figure
-        As `echelon.reports.figures.comparison.draw` returns them; inlined as SVG.
+    title : str
+        Plain text.
+    main : str
+        HTML of the sections.
+    script : str
+        Name of the script's file beside this one.
+    policy : str
+        What the page may load beside its own style and script, as directives of a content security policy.
     """
-    groups = comparison.groups
-    title = f"Comparison of {len(groups)} configurations" if len(groups) > 1 else "One configuration"
     parts = {
-        "title": title,
-        "style": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "script": (_HERE / "page.js").read_text(encoding="utf-8"),
-        "baseline": escape(comparison.baseline.label),
-        "results": _results(comparison),
-        "figures": "\n".join(_figure(name, figure) for name, figure in figures.items()),
-        "differences": _differences(groups),
-        "runs": _runs(groups),
+        "title": escape(title),
+        "policy": f"{_POLICY}; {policy}",
+        "style": _read("page.css"),
+        "script": _read(script),
+        "main": main,
     }
-    page = (_HERE / "page.html").read_text(encoding="utf-8")
-    for name, part in parts.items():
-        page = page.replace(f"<!-- {name} -->", part)
-    return page
+    return fill("page.html", parts)
 
 
-def _results(comparison: Comparison) -> str:
-    headings = ["Configuration", "Runs", *(column.heading for column in comparison.columns)]
-    head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button">{escape(heading)}</button></th>'
-        for heading in headings
-    )
-    rows = []
-    for group, cells in zip(comparison.groups, comparison.cells, strict=True):
-        numbers = "".join(
-            _cell(column.write(cell), cell.mean) for column, cell in zip(comparison.columns, cells, strict=True)
-        )
-        rows.append(
-            f'<tr><th scope="row" data-value="{escape(group.label)}">{escape(group.label)}</th>'
-            f"{_cell(str(len(group.runs)), len(group.runs))}{numbers}</tr>"
-        )
-    return f"<thead><tr>{head}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>"
+def fill(name: str, parts: Mapping[str, str]) -> str:
+    """Return the file ``name`` beside this one with HTML in the places ``<!-- part -->``."""
+    text = _read(name)
+    for part, html in parts.items():
+        text = text.replace(f"<!-- {part} -->", html)
+    return text
 
 
-def _cell(shown: str, value: float | None) -> str:
-    return f'<td data-value="{"" if value is None else value}">{escape(shown)}</td>'
+def figure(source: str, caption: str) -> str:
+    """Return an image with its caption."""
+    shown = escape(caption)
+    image = f'<img alt="{shown}" src="{escape(source)}">'
+    region = f'<div class="image" role="region" aria-label="{shown}" tabindex="0">{image}</div>'
+    return f"<figure>{region}<figcaption>{shown}</figcaption></figure>"
 
 
-def _figure(name: str, figure: Figure) -> str:
-    buffer = io.BytesIO()
-    # Without a date, the page is reproducible.
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    caption = escape(_CAPTIONS[name])
-    image = f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+def choices(config: Mapping[str, Any]) -> str:
+    """Return the choices of a flat configuration (``strategy.name``) in one line, and its workers, rounds and seed."""
+    named = {key.removesuffix(".name"): value for key, value in config.items() if key.endswith(".name")}
+    named |= {key: config[key] for key in ("workers", "rounds", "seed") if key in config}
+    return ", ".join(f"{escape(key)} <strong>{escape(str(value))}</strong>" for key, value in named.items()) or "–"
 
 
-def _differences(groups: Sequence[Group]) -> str:
-    head = "".join(f'<th scope="col">{escape(group.label)}</th>' for group in groups)
+def keys(config: Mapping[str, Any]) -> str:
+    """Return the rows of a table of keys and values."""
     rows = [
-        f'<tr><th scope="row"><code>{escape(key)}</code></th>'
-        + "".join(f"<td>{escape(value)}</td>" for value in values)
-        + "</tr>"
-        for key, values in differences(groups)
+        f'<tr><th scope="row"><code>{escape(key)}</code></th><td>{escape(str(value))}</td></tr>'
+        for key, value in config.items()
     ]
-    if not rows:
-        return "<tbody><tr><td>The configurations differ only in their seeds.</td></tr></tbody>"
-    return f'<thead><tr><th scope="col">Key</th>{head}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>'
+    return f"<tbody>\n{lines(rows)}\n</tbody>"
 
 
-def _runs(groups: Sequence[Group]) -> str:
-    rows = [
-        f'<tr><th scope="row"><code>{escape(printable(str(run.path)))}</code></th><td>{escape(group.label)}</td>'
-        f"<td>{escape(str(run.config.get('seed', '–')))}</td>"
-        f"<td>{len(run.metrics)}</td><td>{'finished' if run.finished else 'unfinished'}</td></tr>"
-        for group in groups
-        for run in group.runs
-    ]
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("Folder", "Configuration", "Seed", "Rounds", "State"))
-    return f"<thead><tr>{heads}</tr></thead>\n<tbody>\n{_lines(rows)}\n</tbody>"
-
-
-def _lines(rows: Iterable[str]) -> str:
+def lines(rows: Iterable[str]) -> str:
+    """Return rows on lines of their own."""
     return "\n".join(rows)
+
+
+def _read(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")

@@ -81,6 +81,16 @@ def differences(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
     ]
 
 
+def common(groups: Sequence[Group]) -> Flat:
+    """Return the keys, with their values, that all groups have in common."""
+    first = groups[0].config
+    return {
+        key: first[key]
+        for key in _keys([first])
+        if all(repr(group.config.get(key, _ABSENT)) == repr(first[key]) for group in groups)
+    }
+
+
 def find(groups: Sequence[Group], name: str) -> Group:
     """Return the group with this label, or the group that contains the run at this path.
 

@@ -10,7 +10,7 @@ from echelon.reports import text
 from echelon.reports.leaders import followers
 
 _STATE_STYLES = {"present": "green", "absent": "dim", "rejected": "bold red"}
-_STATE_MARKS = {"present": "●", "absent": "○", "rejected": "✗"}
+STATE_MARKS = {"present": "●", "absent": "○", "rejected": "✗"}
 
 
 def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int) -> Iterator[Text]:
@@ -38,8 +38,8 @@ def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int
     best, degree = followers(record)
     for rank in range(shown):
         line = _line(f"{rank:4d}  ")
-        line.append_text(_batches(_at(record, "minibatches", rank), _at(record, "target_minibatches", rank), bar))
-        idle, loss = _at(record, "idle_share", rank), _at(record, "train_loss_per_worker", rank)
+        line.append_text(_batches(at(record, "minibatches", rank), at(record, "target_minibatches", rank), bar))
+        idle, loss = at(record, "idle_share", rank), at(record, "train_loss_per_worker", rank)
         line.append(f"{text.percent(idle):>7}  {text.number(loss):>7}  ")
         if marks:
             line.append(f"{_lead_marks(best[rank], degree[rank]):9}", "yellow")
@@ -55,16 +55,18 @@ def state(record: Mapping[str, Any], rank: int) -> str:
     """Return the state of a worker in this round: present, absent or rejected."""
     if rank in record.get("present", ()):
         return "present"
-    return "absent" if _reason(record, rank) is None else "rejected"
+    return "absent" if reason(record, rank) is None else "rejected"
 
 
-def _reason(record: Mapping[str, Any], rank: int) -> str | None:
+def reason(record: Mapping[str, Any], rank: int) -> str | None:
+    """Return why a worker's reply was rejected in this round, or None."""
     rejections = record.get("rejections") or {}
     reason = rejections.get(rank, rejections.get(str(rank)))
     return None if reason is None else printable(str(reason))
 
 
-def _at(record: Mapping[str, Any], key: str, rank: int) -> Any:
+def at(record: Mapping[str, Any], key: str, rank: int) -> Any:
+    """Return a worker's entry of a list by rank, or None."""
     values: Sequence[Any] = record.get(key) or ()
     return values[rank] if rank < len(values) else None
 
@@ -82,8 +84,8 @@ def _lead_marks(best: int, degree: int) -> str:
 
 def _state_text(record: Mapping[str, Any], rank: int) -> Text:
     name = state(record, rank)
-    reason = _reason(record, rank)
-    line = f"{_STATE_MARKS[name]} {name}" + (f": {reason}" if name == "rejected" else "")
+    why = reason(record, rank)
+    line = f"{STATE_MARKS[name]} {name}" + (f": {why}" if name == "rejected" else "")
     if rank in record.get("whole_rounds", ()):
         line += ", does whole rounds"
     return Text(line, style=_STATE_STYLES[name])
@@ -91,12 +93,12 @@ def _state_text(record: Mapping[str, Any], rank: int) -> Text:
 
 def _others(record: Mapping[str, Any], ranks: range) -> Text:
     """Return a summary line of several workers that names those not present."""
-    batches = [count for rank in ranks if (count := _at(record, "minibatches", rank)) is not None]
+    batches = [count for rank in ranks if (count := at(record, "minibatches", rank)) is not None]
     missing = [rank for rank in ranks if state(record, rank) != "present"]
     line = f"… and {len(ranks)} more: "
     if batches:
         line += f"{min(batches)} to {max(batches)} mini-batches, "
-    line += f"idle {text.percent(text.mean([_at(record, 'idle_share', rank) for rank in ranks]))}"
+    line += f"idle {text.percent(text.mean([at(record, 'idle_share', rank) for rank in ranks]))}"
     if missing:
         line += f", not present: {', '.join(map(str, missing[:8]))}" + (" …" if len(missing) > 8 else "")
     return _line(line)

@@ -1,17 +1,16 @@
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from selenium.webdriver import Chrome, ChromeOptions, ChromeService, Keys
+from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 
 from echelon.reports.__main__ import compare_runs
 from echelon.reports.run_folder import RunFolder
+from tests.echelon.reports.conftest import resize
 from tests.echelon.reports.synthetic import write_run
-
-CHROMEDRIVER = Path("/usr/bin/chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +46,15 @@ def test_the_page_shows_rows_differences_and_states(page: Path) -> None:
     assert text.count("<td>unfinished</td>") == 1
 
 
+def test_the_page_names_what_the_runs_have_in_common(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<p>task <strong>digits</strong>, workers <strong>8</strong>, rounds <strong>6</strong></p>" in text
+    assert '<tr><th scope="row"><code>learning_rate</code></th><td>0.1</td></tr>' in text
+    common, differences = text.split('<table class="keys">')[1].split('<table id="differences">')
+    assert "strategy.name" not in common
+    assert "strategy.name" in differences
+
+
 def test_configuration_values_cannot_inject_markup(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
     for name in ("a", "b"):
         folder = make_run(tmp_path / name, rounds=1).path
@@ -54,29 +62,6 @@ def test_configuration_values_cannot_inject_markup(tmp_path: Path, make_run: Cal
         (folder / "config.yaml").write_text(config + f"note: '<script>alert(\"{name}\")</script>'\n")
     compare_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "out")
     assert "<script>alert" not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    if not CHROMEDRIVER.exists():
-        pytest.skip("needs chromium and chromium-driver")
-    options = ChromeOptions()
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = Chrome(options=options, service=ChromeService(str(CHROMEDRIVER)))
-    yield driver
-    driver.quit()
 
 
 @pytest.mark.browser
@@ -117,9 +102,9 @@ class TestInBrowser:
         assert marks.count("ascending") == 1
         assert marks.count("none") == len(marks) - 1
 
-    @pytest.mark.parametrize("width", [500, 1280])
+    @pytest.mark.parametrize("width", [400, 1280])
     def test_the_page_fits_its_window_and_shows_its_figures(self, browser: Chrome, width: int) -> None:
-        browser.set_window_size(width, 900)
+        resize(browser, width)
         assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
         loaded = "return Array.from(document.images).every((image) => image.complete && image.naturalWidth > 100)"
         deadline = time.monotonic() + 10
