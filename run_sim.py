@@ -64,15 +64,15 @@ def run(config: Config) -> int:
 
 def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
     """Do the run and say how it ended; return its exit status."""
-    if (remark := peer.remark(config)) is not None:
-        _print(console, remark)
     try:
         with progress.make(config.progress, console) as view:
             _simulate(config, folder, view, stop, partial(_print, console))
         failure = None
     except (RunStoppedError, KeyboardInterrupt):
         return _fail(console, _interrupted(config, folder.path), signals.status() or INTERRUPTED)
-    except (AllWorkersFailedError, ProcessFailedError, RosterError, ray.SimulationError, ValueError) as error:
+    except ProcessFailedError as error:
+        failure = f"{error}; {_resume_hint(config, folder.path)}"
+    except (AllWorkersFailedError, RosterError, ray.SimulationError, ValueError) as error:
         stop.set()  # if the engine has failed, the ServerApp is still waiting for its workers
         failure = str(error)
     except OSError as error:
@@ -107,8 +107,6 @@ def _simulate(
 
 
 def _resume_hint(config: Config, path: Path) -> str:
-    if isinstance(config.engine, groups.Torch):
-        return "there is no checkpoint to continue from (engine=torch)"
     plain = re.fullmatch(r"[\w/.:+-]+", str(path))
     command = f"python run_sim.py resume={path}" if plain else f"python run_sim.py \"resume='{path}'\""
     if checkpoint.exists(path / "checkpoint"):

@@ -40,7 +40,7 @@ from echelon.reports.stopping import StopAt
 from echelon.reports.summary import summarise
 from echelon.server import checkpoint
 from echelon.server.evaluated import EvaluatedWorkers
-from echelon.server.evaluation import evaluate_models
+from echelon.server.evaluation import consensus_arrays, evaluate_models
 from echelon.server.transport import is_deployed
 from strategies import AllWorkersFailedError, Options, Partition, Roster, RosterError, RunStoppedError, ServerState
 
@@ -146,7 +146,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     def report(record: dict[str, Any], state: ServerState) -> None:
         last.clear()
         last.update(record)
-        models.round(record, state, strategy.session.layout)
+        models.round(record, lambda: consensus_arrays(state, strategy.session.layout, robust=strategy.robust))
         write(record)
 
     waiting = ExitStack()
@@ -168,7 +168,7 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     saver.copies = strategy.moves_between_rounds
     if (state := options.get("state")) and (state.round == config.rounds or state.round % config.eval_every == 0):
         _evaluate_last(folder, evaluation, state, ArrayLayout(arrays), strategy.robust, chosen)
-    models, rounds = Models(folder, robust=strategy.robust), config.rounds
+    models, rounds = Models(folder), config.rounds
     if state and stop_at is not None and stop_at.is_met(RunFolder.open(folder.path).metrics[-1]):
         rounds = state.round
     view.start(config.rounds, config.workers)
@@ -191,7 +191,11 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
             saver.stopped()
             _evaluate_last(folder, evaluation, strategy.state, ArrayLayout(arrays), strategy.robust, chosen)
         written = RunFolder.open(folder.path)
-        models.finished(written.metrics[-1], strategy.state, strategy.session.layout)
+        finished, layout = strategy.state, strategy.session.layout
+        consensus = consensus_arrays(finished, layout, robust=strategy.robust)
+        models.finished(
+            written.metrics[-1], consensus, lambda rank: layout.arrays(finished.rows[rank], finished.exact[rank])
+        )
         summary = summarise(written, strategy.state.samples, config_hash(config))
         folder.write_summary(summary)
     except (RunStoppedError, AllWorkersFailedError, RosterError, KeyboardInterrupt):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -13,22 +14,26 @@ import torch
 from flwr.app import ArrayRecord
 
 from app import results, strategy
+from app.conductor import Conductor
 from app.evaluation import evaluated_workers, make_evaluation
 from app.fleet import make_fleet
 from app.partition import make_partition
-from app.task import initial_model, load_task
+from app.task import build_model, initial_model, load_task
 from clients import WorkerApp
 from clients.devices import resolve
 from conf import Config, ConfigError, config_hash, groups
+from echelon.engines import kept
 from echelon.engines import torch as engine
+from echelon.engines.member import Member
+from echelon.engines.member import serve as serve_steps
 from echelon.engines.peers import Parts, PeerRun
-from echelon.peer.group import Group
 from echelon.persistent import signals
 from echelon.protocol.messages import RosterEntry
-from echelon.reports import tracking
+from echelon.reports import models, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.reports.summary import summarise
+from echelon.server import checkpoint
 from strategies import FlowerStrategy, Options, Partition, Roster
 
 MakeClients = Callable[[Config, Callable[[], bool]], WorkerApp]
@@ -46,10 +51,6 @@ def check(config: Config, built: FlowerStrategy) -> None:
         return
     if built.needs_server:
         raise ConfigError(f"engine=torch cannot run strategy={config.strategy.name}: {built.needs_server}")
-    if config.resume is not None:
-        raise ConfigError(f"resume must be null with engine=torch, which writes no checkpoints; got {config.resume}")
-    if config.stop_at is not None:
-        raise ConfigError(f"stop_at must be null with engine=torch; got {config.stop_at}")
     count = config.engine.processes
     if count is not None and count > config.workers:
         raise ConfigError(f"engine.processes must be at most workers={config.workers}; got {count}")
@@ -58,13 +59,6 @@ def check(config: Config, built: FlowerStrategy) -> None:
             f"engine.processes must be workers={config.workers} with clock=wall, so that all workers compute at once; "
             f"got {count}"
         )
-
-
-def remark(config: Config) -> str | None:
-    """Return what is to be said before a run: a key of the configuration that has no effect; None for nothing."""
-    if not isinstance(config.engine, groups.Torch) or not config.checkpoint_every:
-        return None
-    return f"engine=torch writes no checkpoints: checkpoint_every={config.checkpoint_every} has no effect"
 
 
 def is_wall(config: Config) -> bool:
@@ -100,7 +94,7 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
     Raises
     ------
     ProcessFailedError
-        If a worker fails, or its process is killed.
+        If a worker fails, or all processes are lost.
     RunStoppedError
         If ``stop`` is set.
     """
@@ -110,40 +104,36 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
         partition = make_partition(config, task, folder.path, view, _roster(config))
     owners = engine.owners(config.workers, num_processes(config))
     tracker = tracking.make(config.tracking, folder.path, asdict(config))
-    report, samples, summary = results.recorder(folder, tracker, view), 0, None
+    report, summary = results.recorder(folder, tracker, view), None
     view.start(config.rounds, config.workers)
+    assert isinstance(config.engine, groups.Torch)
     try:
         with ExitStack() as waiting:
             waiting.enter_context(view.stage(f"Starting {owners[-1] + 1} processes"))
 
             def hear(record: dict[str, Any]) -> None:
-                nonlocal samples
                 waiting.close()
                 report(record)
-                samples += sum(filter(None, record["samples"]))
 
-            work = partial(serve, config, partition, make_clients)
-            engine.run(work, owners, hear, stop=stop, timeout=config.work.timeout)
-        summary = summarise(RunFolder.open(folder.path), samples, config_hash(config))
+            conductor = Conductor(config, folder, hear, stop, owners)
+            work = partial(serve, config, partition, make_clients, folder.path)
+            engine.run(work, owners, conductor, stop=stop, timeout=config.engine.timeout)
+        summary = summarise(RunFolder.open(folder.path), conductor.samples, config_hash(config))
         folder.write_summary(summary)
     finally:
         tracker.close(summary)
     return summary
 
 
-def serve(
-    config: Config,
-    partition: Partition,
-    make_clients: MakeClients,
-    group: Group,
-    say: Callable[[dict[str, Any]], None],
-) -> None:
-    """Do the run of one process's workers; the first process says the record of every round."""
+def serve(config: Config, partition: Partition, make_clients: MakeClients, path: Path, group: Member) -> None:
+    """Do the run of one process's workers."""
     if group.process > 0:
         logging.getLogger("flwr").setLevel(logging.WARNING)  # the first process logs for all
     if resolve(config.device) == "cuda":
         torch.cuda.set_device(group.process % torch.cuda.device_count())
-    task, model = load_task(config, config.task.root), initial_model(config)
+    task, model = load_task(config, config.task.root), build_model(config)
+    if not checkpoint.exists(path / "checkpoint"):
+        model = initial_model(config)
     arrays, evaluation = ArrayRecord(model.state_dict()), make_evaluation(config, task, model)
     built = strategy.build(config, Options(held_out_loss=evaluation.held_out_loss), wall_clock=is_wall(config))
     parts = Parts(
@@ -155,7 +145,76 @@ def serve(
         evaluated_workers(config, task),
         is_wall(config),
     )
-    PeerRun(parts, group).run(say)
+    run = PeerRun(parts, group, group.interruptible)
+    steps = Steps(run, group, path)
+    serve_steps(group, steps.by_name(), run.keep, run.undo)
+
+
+class Steps:
+    """What the conductor may ask a process for, given its workers and the run's folder."""
+
+    def __init__(self, run: PeerRun, group: Member, path: Path) -> None:
+        self._run, self._group, self._folder = run, group, RunFolder(path)
+        self._checkpoints = path / "checkpoint"
+        self._has_model = True
+        if checkpoint.exists(self._checkpoints):
+            self._load()
+        elif group.process in group.fresh:
+            self._has_model = False
+
+    def by_name(self) -> dict[str, Callable[[], Any]]:
+        """Return the steps by name."""
+        steps = (self.join, self.round, self.save, self.best, self.evaluate, self.close)
+        return {step.__name__: step for step in steps}
+
+    def join(self) -> None:
+        """Let the processes that were restarted know the run."""
+        fresh = self._group.fresh
+        kept.join(self._run, fresh, self._group.process in fresh and not self._has_model)
+
+    def round(self) -> dict[str, Any]:
+        """Do a round; return its record."""
+        return self._run.attempt()
+
+    def save(self) -> tuple[dict[int, str], kept.Shared] | None:
+        """Write the state of this process's workers, unless it has not come to know the run yet."""
+        if self._group.process in self._group.fresh:
+            return None
+        self._checkpoints.mkdir(exist_ok=True)
+        return kept.save(self._run, self._checkpoints), kept.Shared.of(self._run)
+
+    def best(self) -> None:
+        """Keep the consensus model as that of the best round."""
+        self._write("best_round")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate the models; return the fields of the last round's record."""
+        return self._run.evaluate()
+
+    def close(self) -> None:
+        """Write the models of the last round."""
+        self._write("consensus")
+        record = self._last()
+        if (rank := models.best_worker(record)) in self._run.sites:
+            arrays = self._run.layout.arrays(*self._run.models()[rank])
+            models.write(self._folder, "best_worker", arrays, record, rank=rank)
+
+    def _write(self, name: str) -> None:
+        arrays = self._run.consensus()
+        if self._group.is_first:
+            models.write(self._folder, name, arrays, self._last())
+
+    def _last(self) -> dict[str, Any]:
+        return RunFolder.open(self._folder.path).metrics[-1]
+
+    def _load(self) -> None:
+        """Continue from the newest checkpoint; a restarted process can do without."""
+        try:
+            kept.load(self._run, checkpoint.load(self._checkpoints, self._group.local))
+        except (checkpoint.CheckpointError, OSError):
+            if self._group.process not in self._group.fresh:
+                raise
+            self._has_model = False
 
 
 def _roster(config: Config) -> Roster:

@@ -360,3 +360,7 @@ class Torch(Engine):
         "worker processes; null = one per worker, with a simulated clock at most one per core or, on GPUs, per GPU",
         "[1, inf)",
     )
+    timeout: float = key(
+        "seconds that a process may be later than the others, or stopped, before it is ended and started again",
+        "(0, inf)",
+    )

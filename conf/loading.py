@@ -25,7 +25,7 @@ from echelon.core import plain_yaml
 # Storage, progress, process management and what is reported do not change the result of a run.
 _NOT_HASHED = (
     *("run_dir", "resume", "checkpoint_every", "checkpoint_keep", "progress", "tracking", "deployment", "nodes"),
-    *("evaluate_workers", "report", "work.timeout", "work.max_empty_rounds", "work.adapt_grace"),
+    *("evaluate_workers", "report", "work.timeout", "work.max_empty_rounds", "work.adapt_grace", "engine.timeout"),
 )
 
 # The saved state depends on these: samples, partition, random streams and the shape of a row.

@@ -114,6 +114,10 @@ class Gossip(FlowerStrategy):
         if self.robust:
             self._warn_of_single_neighbours()
 
+    def neighbours(self, rank: int, round_number: int) -> list[int]:
+        """Return a worker's neighbours in the round's graph."""
+        return sorted(self.schedule.graph(round_number - 1).neighbors(rank))
+
     def _warn_of_single_neighbours(self) -> None:
         graphs = [self.base_graph(index + 1) for index in range(self.schedule.period or 1)]
         exposed = sorted({rank for graph in graphs for rank in graph if graph.degree(rank) == 1})

@@ -37,3 +37,13 @@ def three() -> "Iterator[Pool]":
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel in an environment of its own."""
     return install(tmp_path_factory)
+
+
+@pytest.fixture
+def alone() -> "Iterator[None]":
+    """Make the test's own process a process group of one."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    yield
+    dist.destroy_process_group()

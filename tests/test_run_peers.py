@@ -8,15 +8,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import run_sim
 from conf import cli
 from echelon.reports.run_folder import RunFolder
+from echelon.server import checkpoint
 from tests.processes import Family, wait_for
 
 pytestmark = pytest.mark.deployment
-RUN = ["progress=plain", "workers=3", "topology=ring", "model=mlp", "partitioner=iid", "eval_every=2", "rounds=3"]
+RUN = [
+    *("progress=plain", "workers=3", "topology=ring", "model=mlp", "partitioner=iid"),
+    *("eval_every=2", "evaluate_workers=all", "rounds=5"),
+]
+# Met in the third round, which is not evaluated.
+STOP_AT = "stop_at=virtual_seconds>0.2"
 ELSEWHERE = {"wall_seconds", "uplink_bytes", "downlink_bytes"}
 
 
@@ -34,10 +43,9 @@ def numbers(value: Any) -> Any:
 
 def test_the_run_folder_is_that_of_the_other_engines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for engine in ("inline", "torch"):
-        assert cli.main(run_sim.run, [f"engine={engine}", *RUN, f"run_dir={tmp_path / engine}"]) == 0
+        assert cli.main(run_sim.run, [f"engine={engine}", *RUN, STOP_AT, f"run_dir={tmp_path / engine}"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[-1] == str(tmp_path / "torch")
-    assert "engine=torch writes no checkpoints: checkpoint_every=25 has no effect" in said
     peers, inline = (RunFolder.open(tmp_path / name) for name in ("torch", "inline"))
     for mine, theirs in zip(peers.metrics, inline.metrics, strict=True):
         assert mine.keys() == theirs.keys()
@@ -46,18 +54,30 @@ def test_the_run_folder_is_that_of_the_other_engines(tmp_path: Path, capsys: pyt
                 assert mine[key] == [numbers(value) for value in theirs[key]], key
             else:
                 assert mine[key] == numbers(theirs[key]), key
+    assert len(peers.metrics) == 3
     assert (peers.summary or {}).keys() == (inline.summary or {}).keys()
     assert (peers.summary or {})["samples"] == (inline.summary or {})["samples"]
     here, there = (
-        {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*")}
+        {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*") if path.suffix != ".npz"}
         for name in ("torch", "inline")
     )
-    assert here == {name for name in there if not name.startswith(("checkpoint", "models"))}
+    assert here - there == {f"checkpoint/worker-{rank}" for rank in range(3)}
+    assert there <= here
+    for name in ("consensus", "best_worker", "best_round"):
+        mine, theirs = (
+            load_file(tmp_path / engine / "models" / f"{name}.safetensors") for engine in ("torch", "inline")
+        )
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+    one, other = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("torch", "inline"))
+    assert one.round == other.round == 3
+    np.testing.assert_allclose(one.rows, other.rows, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(one.cursors, other.cursors)
 
 
 def begun(family: Family, folder: Path) -> Any:
     """Start a run that takes long, and wait until its rounds have begun."""
-    command = ["engine=torch", *RUN, "rounds=1000000", "eval_every=1000000", "progress=none", f"run_dir={folder}"]
+    long = ["rounds=1000000", "eval_every=1000000", "engine.processes=3", "progress=none"]
+    command = ["engine=torch", *RUN, *long, f"run_dir={folder}"]
     process = family.start(sys.executable, "run_sim.py", *command)
     metrics = folder / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size)
@@ -68,28 +88,45 @@ def workers(family: Family) -> list[int]:
     return [pid for pid, command in family.alive().items() if "spawn_main" in command]
 
 
-def test_sigterm_ends_all_processes(tmp_path: Path, family: Family) -> None:
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path: Path, family: Family) -> None:
     folder = tmp_path / "run"
     process = begun(family, folder)
     os.killpg(process.pid, signal.SIGTERM)
     said, complained = process.communicate(timeout=30)
     assert process.returncode == 143
     assert complained == "stopping ...\n"
-    hint = "interrupted; there is no checkpoint to continue from (engine=torch)"
-    assert said.splitlines()[1:] == [hint, str(folder)]
+    assert said.splitlines() == [f"interrupted; to continue: python run_sim.py resume={folder}", str(folder)]
     wait_for(lambda: not family.alive(), 10)
-    assert all(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
+    reached = len(records(folder))
+    assert checkpoint.load(folder / "checkpoint").round == reached
+    assert cli.main(run_sim.run, [f"resume={folder}", f"rounds={reached + 2}", "progress=none"]) == 0
+    assert [record["round"] for record in records(folder)] == list(range(1, reached + 3))
+    assert (RunFolder.open(folder).summary or {})["rounds"] == reached + 2
 
 
-def test_a_killed_worker_ends_the_run(tmp_path: Path, family: Family) -> None:
+def test_workers_are_killed(tmp_path: Path, family: Family) -> None:
+    """One: the others go on until it is back. All: the run ends, and can be resumed."""
     folder = tmp_path / "run"
     process = begun(family, folder)
     os.kill(workers(family)[-1], signal.SIGKILL)
+    wait_for(lambda: any(record["rejections"] for record in records(folder)))
+    lost = next(record for record in records(folder) if record["rejections"])
+    ((rank, reason),) = lost["rejections"].items()
+    assert reason == f"the process of worker {rank} was killed by SIGKILL"
+    assert int(rank) not in lost["present"]
+    assert lost["rejected"] == 1
+    wait_for(lambda: records(folder)[-1]["present"] == [0, 1, 2])
+    for pid in workers(family):
+        os.kill(pid, signal.SIGKILL)
     said, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    line, path = said.splitlines()[1:]
-    assert line.startswith("error: the process of worker")
-    assert line.endswith(f" was killed by SIGKILL (details in {folder / 'run.log'})")
+    line, path = said.splitlines()
+    assert line.startswith("error: no process is left; the process of worker")
+    assert f" was killed by SIGKILL; to continue: python run_sim.py resume={folder} (details in" in line
     assert path == str(folder)
     wait_for(lambda: not family.alive(), 10)
 

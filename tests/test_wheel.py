@@ -4,6 +4,7 @@ import ast
 import difflib
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 

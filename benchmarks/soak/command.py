@@ -63,7 +63,7 @@ class Command(Target):
                 return moment, self._full_disk(run, chance)
             process = family.start(sys.executable, "run_sim.py", *self._overrides, f"run_dir={run}")
             if fault in _SIGNALS:
-                lost = _stopped(process, family, _SIGNALS[fault], moment) or _ends(family)
+                lost = _stopped(process, family, _SIGNALS[fault], moment) or ends(family)
                 return moment, lost or self._resumed(run)
             return moment, self._workers_killed(process, family, run, moment)
         finally:
@@ -87,7 +87,7 @@ class Command(Target):
         said, complained = process.communicate()
         if process.returncode:
             return f"status {process.returncode}: {said[-300:]}{complained[-300:]}"
-        return every_round_once(run, len(records(self._whole))) or _ends(family)
+        return every_round_once(run, len(records(self._whole))) or ends(family)
 
     def _full_disk(self, run: Path, chance: Random) -> str:
         """Run on a disk that is full at some time; then make it larger and resume."""
@@ -130,7 +130,8 @@ def _stopped(process: "subprocess.Popen[str]", family: Family, number: signal.Si
     return ""
 
 
-def _ends(family: Family) -> str:
+def ends(family: Family) -> str:
+    """Return which processes are left after a while; an empty string if none is."""
     try:
         wait_for(lambda: not family.alive(), _END_SECONDS)
     except TimeoutError:

@@ -6,6 +6,7 @@ from pathlib import Path
 from benchmarks.soak.command import Command
 from benchmarks.soak.deployment import Deployment
 from benchmarks.soak.hostile import Hostile
+from benchmarks.soak.ranks import Ranks
 from benchmarks.soak.target import Target
 
 TARGETS: dict[str, Callable[[str, Path], Target]] = {
@@ -19,4 +20,6 @@ TARGETS: dict[str, Callable[[str, Path], Target]] = {
     "kill-supernode": Deployment,
     "kill-serverapp": Deployment,
     "kill-superlink": Deployment,
+    # Of engine=torch: a process killed or stopped.
+    "kill-rank": Ranks,
 }

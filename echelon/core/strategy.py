@@ -184,6 +184,10 @@ class Strategy(ABC):
         """
         self.num_workers = num_workers
 
+    def neighbours(self, rank: int, round_number: int) -> list[int]:
+        """Return with whom a worker averages in a round if all are present: everybody, where there is no graph."""
+        return [other for other in range(self.num_workers) if other != rank]
+
     def check_optimizer(self, name: str) -> None:
         """Check that the workers' optimiser goes with this strategy.
 

@@ -27,14 +27,20 @@ _ENTRY = ("num_examples", "samples_per_second", "seconds_per_minibatch", "latenc
 _COUNTS = ("num_examples", "samples", "minibatches")
 
 
-def roster(entries: Mapping[int, RosterEntry], group: Group) -> Roster:
-    """Return the workers of all processes, given the entries of this one's."""
-    table = np.zeros((group.num_workers, len(_ENTRY)))
-    for rank, entry in entries.items():
-        table[rank] = [getattr(entry, name) for name in _ENTRY]
-    gathered = [dict(zip(_ENTRY, row, strict=True)) for row in group.gather(table).tolist()]
-    found = [RosterEntry(rank, int(row.pop("num_examples")), **row) for rank, row in enumerate(gathered)]
-    return Roster(found, list(range(group.num_workers)))
+def described(entries: Mapping[int, RosterEntry]) -> bytes:
+    """Return what the workers of a process say of themselves, as it travels."""
+    return np.array([[getattr(entry, name) for name in _ENTRY] for _, entry in sorted(entries.items())]).tobytes()
+
+
+def roster(pieces: Mapping[int, bytes], group: Group) -> Roster:
+    """Return the workers of all processes, given what each has said of its own."""
+    found: dict[int, RosterEntry] = {}
+    for process, piece in pieces.items():
+        table = np.frombuffer(piece).reshape(-1, len(_ENTRY)).tolist()
+        for rank, values in zip(group.held_by(process), table, strict=True):
+            said: dict[str, Any] = dict(zip(_ENTRY, values, strict=True))
+            found[rank] = RosterEntry(rank, int(said.pop("num_examples")), **said)
+    return Roster([found[rank] for rank in range(group.num_workers)], list(range(group.num_workers)))
 
 
 def squared_deviations(mixing: Mixing, rows: Mapping[int, Tensor], group: Group) -> dict[int, float]:
@@ -43,12 +49,12 @@ def squared_deviations(mixing: Mixing, rows: Mapping[int, Tensor], group: Group)
         return dict.fromkeys(rows, 0.0)
     mean = torch.stack(list(rows.values())).sum(dim=0)
     dist.all_reduce(mean)
-    mean /= group.num_workers
+    mean /= int(group.there.sum())
     return {rank: float(torch.linalg.vector_norm(row - mean, dtype=torch.float64)) ** 2 for rank, row in rows.items()}
 
 
 def received(replies: Mapping[int, Reply], deviations: Mapping[int, float], group: Group) -> tuple[Received, float]:
-    """Return what all workers have reported of a round, and the root mean square distance of the models to their mean.
+    """Return what the workers have reported of a round, and the root mean square distance of the models to their mean.
 
     Parameters
     ----------
@@ -63,21 +69,21 @@ def received(replies: Mapping[int, Reply], deviations: Mapping[int, float], grou
     table = np.zeros((group.num_workers, 1 + len(names)))
     for rank, reply in replies.items():
         table[rank] = deviations[rank], *astuple(reply.report)
-    squares, *_ = (gathered := group.gather(table)).T
+    there, gathered = np.flatnonzero(group.there), group.gather(table)
     found = Received()
-    for rank, values in enumerate(gathered[:, 1:].tolist()):
+    for rank, values in zip(there.tolist(), gathered[there, 1:].tolist(), strict=True):
         said: dict[str, Any] = dict(zip(names, values, strict=True))
         report = TrainReport(**said | {name: int(said[name]) for name in _COUNTS})
         if report.away_seconds > 0:
             found.offline[rank] = report.away_seconds
         else:
             found.replies[rank] = Reply(report)
-    return found, float(np.sqrt(squares.mean()))
+    return found, float(np.sqrt(gathered[there, 0].mean()))
 
 
 def evaluated(
     models: Mapping[int, tuple[Row, Bytes]],
-    mixing: Mixing,
+    mixing: Mixing | None,
     layout: ArrayLayout,
     tally: Tally,
     evaluate: EvaluateFn,
@@ -91,7 +97,7 @@ def evaluated(
     models : mapping of int to (row, exact)
         Of the workers of this process.
     mixing : Mixing
-        Of the round: after a :class:`Mean` all models are equal, and one evaluation serves.
+        Of the round: after a :class:`Mean` all models are equal, and one evaluation serves. None if that is unknown.
     layout, tally, group
         Of the run.
     evaluate : callable
@@ -104,36 +110,47 @@ def evaluated(
     dict
         The fields of the round's record, the same in every process.
     """
-    row, exact = _consensus(models, layout, group)
-    is_one = isinstance(mixing.matrix, Mean) and layout.size == layout.num_mixed and not layout.exact_size
+    row, exact = consensus(models, layout, group)
+    is_one = mixing is not None and isinstance(mixing.matrix, Mean)
+    is_one = is_one and layout.size == layout.num_mixed and not layout.exact_size
     ranks = [] if is_one else chosen.ranks(tally)
     table = np.full((group.num_workers, 2 * len(MEASURES)), math.nan)
-    if group.process == 0:
+    if group.is_first:
         table[group.local[0], : len(MEASURES)] = _measures(evaluate(tally.round, layout.arrays(row, exact)))
     for rank in set(ranks) & set(models):
         table[rank, len(MEASURES) :] = _measures(evaluate(tally.round, layout.arrays(*models[rank])))
-    gathered = group.gather(table)
-    of_consensus = _known(gathered[group.held_by(0)[0], : len(MEASURES)].tolist())
-    by_rank = {rank: _known(gathered[rank, len(MEASURES) :].tolist()) for rank in ranks}
+    gathered = group.gather(table, math.nan)
+    of_consensus = _known(gathered[group.held_by(group.members[0])[0], : len(MEASURES)].tolist())
+    there = group.there
+    by_rank = {rank: _known(gathered[rank, len(MEASURES) :].tolist()) for rank in ranks if there[rank]}
     if is_one and chosen.choice != "none":
-        by_rank = dict.fromkeys(range(group.num_workers), of_consensus)
+        by_rank = dict.fromkeys(np.flatnonzero(there).tolist(), of_consensus)
     return evaluation_fields(of_consensus, by_rank, group.num_workers)
 
 
-def _consensus(models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, group: Group) -> tuple[Row, Bytes]:
-    """Return the mean of all models, and the bytes beside it."""
+def consensus(models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, group: Group) -> tuple[Row, Bytes]:
+    """Return the mean of all models, and the bytes beside it; every process must call it."""
     total = torch.zeros(layout.size, dtype=torch.float64)
     for row, _ in models.values():
         total += torch.from_numpy(row)
     dist.all_reduce(total)
-    mean: Row = (total / group.num_workers).float().numpy()
-    beside: list[dict[int, Bytes]] = [{} for _ in range(group.num_processes)]
-    if layout.exact_size:
-        dist.all_gather_object(beside, {rank: exact for rank, (_, exact) in models.items()})
-    by_rank = {rank: exact for held in beside for rank, exact in held.items()}
-    if not by_rank:
+    mean: Row = (total / int(group.there.sum())).float().numpy()
+    if not layout.exact_size:
         return mean, np.empty(0, dtype=np.uint8)
-    return mean, layout.consensus_exact(np.stack([by_rank[rank] for rank in sorted(by_rank)]))
+    beside = exacts(models, layout, group)
+    return mean, layout.consensus_exact(np.stack([beside[rank] for rank in sorted(beside)]))
+
+
+def exacts(models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, group: Group) -> dict[int, Bytes]:
+    """Return the bytes beside the rows of all workers that take part, by rank; every process must call it."""
+    pieces = group.collect(b"".join(models[rank][1].tobytes() for rank in group.local))
+    return {
+        rank: bytes_of
+        for process, piece in pieces.items()
+        for rank, bytes_of in zip(
+            group.held_by(process), np.frombuffer(piece, np.uint8).reshape(-1, layout.exact_size), strict=True
+        )
+    }
 
 
 def _measures(metrics: MetricRecord | None) -> list[Any]:

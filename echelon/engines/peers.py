@@ -3,22 +3,23 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord
+from flwr.app import ArrayRecord, MetricRecord
 from torch import Tensor
 
-from echelon.core.layout import Row
+from echelon.core.layout import Bytes, Row
 from echelon.core.partition import Partition
 from echelon.core.strategy import Strategy
 from echelon.engines import measured
-from echelon.engines.site import Answer, Site
+from echelon.engines.site import Answer, Held, Site
 from echelon.peer.finish import Finish
 from echelon.peer.group import Group
-from echelon.peer.rounds import Instructions, Report, Rounds
+from echelon.peer.rounds import Instructions, Kept, Report, Rounds
 from echelon.protocol.messages import TrainInstructions
 from echelon.server import vectors
 from echelon.server.evaluated import EvaluatedWorkers
@@ -67,6 +68,9 @@ class Parts:
 class PeerRun:
     """The workers of one process; each process makes the same calls.
 
+    A round changes nothing until :meth:`keep` is called; :meth:`undo` goes back to its start, so that it can be
+    repeated without the workers of a process that was lost. Their local steps are not repeated.
+
     Parameters
     ----------
     parts : Parts
@@ -74,11 +78,19 @@ class PeerRun:
     group : Group
         Who holds which worker. Under the wall clock each process holds one: a second one would begin when the first
         has finished.
+    during : callable, optional
+        Returns a context for what may take long: local steps and evaluations.
 
     Attributes
     ----------
     sites : dict of int to Site
         The workers of this process, by rank.
+    rounds : Rounds
+        What all processes know.
+    layout : ArrayLayout
+        Of the models.
+    virtual_seconds, wall_seconds : float
+        The run's time axes.
 
     Raises
     ------
@@ -86,10 +98,12 @@ class PeerRun:
         If the strategy needs a server, or cannot work with these workers.
     """
 
-    def __init__(self, parts: Parts, group: Group) -> None:
+    def __init__(
+        self, parts: Parts, group: Group, during: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         strategy = parts.strategy
-        self._parts, self._group = parts, group
-        self._finish = Finish.of(strategy.work, group.num_workers, group.store) if parts.wall_clock else None
+        self._parts, self.group, self._during = parts, group, during
+        self._finish: Finish | None = None
         answer = parts.make_answer(self._is_over)
         self.sites = {rank: Site(rank, group.num_workers, answer) for rank in group.local}
         handshake = TrainInstructions(
@@ -97,71 +111,103 @@ class PeerRun:
         )
         entries = {rank: site.describe(handshake, parts.arrays) for rank, site in self.sites.items()}
         own = Roster(list(entries.values()), [])
-        self._layout, arrays = lay_out_model(parts.arrays, own)
+        self.layout, arrays = lay_out_model(parts.arrays, own)
         strategy.check_optimizer(own.parts.optimizer if own.parts else "sgd")
-        vectors.check(strategy, self._layout)
-        self._roster = measured.roster(entries, group)
+        vectors.check(strategy, self.layout)
+        self._roster = measured.roster(group.introduce(measured.described(entries)), group)
         sizes = self._roster.shard_sizes if parts.partition.sizes is None else parts.partition.sizes
-        self._rounds = Rounds(strategy, group, sizes, self._model, parts.partition.batch_ratios, measures_drift=True)
-        self._rounds.tally.seconds_per_minibatch[:] = self._roster.seconds_per_minibatch
-        has_momentum = strategy.worker_sgd.momentum and self._layout.has_momentum
+        self.rounds = Rounds(strategy, group, sizes, self._model, parts.partition.batch_ratios, measures_drift=True)
+        self.rounds.tally.seconds_per_minibatch[:] = self._roster.seconds_per_minibatch
+        has_momentum = bool(strategy.worker_sgd.momentum) and self.layout.has_momentum
+        held = Held.initial(self.layout, self.layout.row(arrays), self.layout.exact(arrays), has_momentum)
         for site in self.sites.values():
-            num_momentum = self._layout.num_parameters if has_momentum else 0
-            site.begin(self._layout, self._layout.row(arrays), self._layout.exact(arrays), num_momentum)
-        self._virtual_seconds = self._wall_seconds = 0.0
-
-    def run(self, say: Callable[[Record], None]) -> None:
-        """Do all rounds; the first process says the record of each, as in ``metrics.jsonl``."""
-        for _ in range(self._parts.evaluated.num_rounds):
-            record = self.round()
-            if self._group.process == 0:
-                say(record)
+            site.begin(self.layout, held)
+        self.virtual_seconds = self.wall_seconds = 0.0
+        self._began = time.monotonic()
+        self._before: Kept | None = None
+        self._trained: tuple[Instructions, dict[int, Reply]] | None = None
+        self._next: dict[int, Held] = {}
+        self._record: Record = {}
 
     def round(self) -> Record:
-        """Do a round, with its evaluation if one is due, and return its record."""
-        began, rounds, mixed = time.monotonic(), self._rounds, self._layout.mixed
-        rows = {rank: torch.from_numpy(site.row[mixed]) for rank, site in self.sites.items()}
-        begun = rounds.begin(rows)
-        if self._finish is not None:
-            begun = replace(begun, budget_seconds=math.inf)  # the event ends the round
-        replies = {rank: self._trained(site, begun) for rank, site in self.sites.items()}
-        gradients = self._gradients(begun, replies)
-        for rank, reply in replies.items():
-            self.sites[rank].note(reply)
-        there = {rank: reply for rank, reply in replies.items() if reply.row is not None}
-        combined, states, _ = rounds.finish(
-            begun,
-            rows,
-            {rank: torch.from_numpy(reply.row[mixed]) for rank, reply in there.items() if reply.row is not None},
-            {rank: Report(r.report.samples, r.report.seconds, r.report.train_loss) for rank, r in there.items()},
-            self._states(),
-            gradients=gradients,
-        )
-        if self._finish is not None and self._group.process == 0:
-            self._finish.forget(begun.round)  # all have reported, so nobody asks any more
-        for rank, model in combined.items():
-            self.sites[rank].row[mixed] = model.numpy()
-        rounds.buffers.give(list({id(model): model for model in combined.values()}.values()))
-        for vector, averaged in zip(self._states(), states, strict=True):
-            for rank, value in averaged.items():
-                vector[rank].copy_(value)
-        record = self._record(begun, replies)
+        """Do a round and keep it; return its record."""
+        record = self.attempt()
+        self.keep()
+        return record
+
+    def attempt(self) -> Record:
+        """Do a round, with its evaluation if one is due, and return its record, as in ``metrics.jsonl``."""
+        begun, replies = self._trained = self._trained or self._train()
+        self._before = self.rounds.snapshot()
+        self._combine(begun, replies)
+        record = self._measured(begun, replies)
         evaluated = self._parts.evaluated
         if begun.round % evaluated.eval_every == 0 or begun.round == evaluated.num_rounds:
-            record |= self._evaluate()
-        self._wall_seconds += time.monotonic() - began
-        return record | {"wall_seconds": self._wall_seconds}
+            record |= self.evaluate()
+        self._record = record | {"wall_seconds": self.wall_seconds + time.monotonic() - self._began}
+        return self._record
 
-    def _trained(self, site: Site, begun: Instructions) -> Reply:
-        """Let a worker train; tell the others if it has finished."""
+    def keep(self) -> None:
+        """Keep what the last attempt has brought; do nothing if there was none."""
+        if not self._next:
+            return
+        old = [self.sites[rank].held.row for rank in self._next]
+        for rank, held in self._next.items():
+            self.sites[rank].held = held
+        if self.layout.size == self.layout.num_mixed:  # nobody needs them any more
+            self.rounds.buffers.give(list({id(row): torch.from_numpy(row) for row in old}.values()))
+        if self._finish is not None and self.group.is_first:
+            self._finish.forget(self.rounds.tally.round)  # all have reported, so nobody asks any more
+        self.virtual_seconds, self.wall_seconds = self._record["virtual_seconds"], self._record["wall_seconds"]
+        self._before = self._trained = None
+        self._next = {}
+
+    def undo(self) -> None:
+        """Go back to the start of the round, or to the end of its local steps if they were finished."""
+        if self._before is not None:
+            self.rounds.restore(self._before)
+        self._before, self._next = None, {}
+
+    def evaluate(self) -> Record:
+        """Evaluate the consensus model in the first process, and workers' models where they are."""
+
+        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            with self._during():
+                return self._parts.evaluate(server_round, arrays)
+
+        rounds, chosen = self.rounds, self._parts.evaluated
+        return measured.evaluated(self.models(), rounds.mixing, self.layout, rounds.tally, evaluate, chosen, self.group)
+
+    def models(self) -> dict[int, tuple[Row, Bytes]]:
+        """Return the models of this process's workers, by rank, as of the latest attempt."""
+        held = {rank: self._next.get(rank, site.held) for rank, site in self.sites.items()}
+        return {rank: (found.row, found.exact) for rank, found in held.items()}
+
+    def consensus(self) -> ArrayRecord:
+        """Return the mean of all models; every process must call it."""
+        return self.layout.arrays(*measured.consensus(self.models(), self.layout, self.group))
+
+    def _train(self) -> tuple[Instructions, dict[int, Reply]]:
+        """Let the workers do their local steps; return the round's instructions and what came of them."""
+        self._began = time.monotonic()
+        if self._parts.wall_clock:
+            self._finish = Finish.of(self._parts.strategy.work, int(self.group.there.sum()), self.group.store)
+        begun = self.rounds.begin(self._rows())
+        if self._finish is not None:
+            begun = replace(begun, budget_seconds=math.inf)  # the event ends the round
+        with self._during():
+            return begun, {rank: self._steps(site, begun) for rank, site in self.sites.items()}
+
+    def _steps(self, site: Site, begun: Instructions) -> Reply:
+        """Let a worker do its local steps; tell the others if it has finished."""
         strategy = self._parts.strategy
         made = worker_instructions(
-            begun, site.rank, strategy.seed, strategy.work, strategy.worker_sgd, self._rounds.tally
+            begun, site.rank, strategy.seed, strategy.work, strategy.worker_sgd, self.rounds.tally
         )
         made = replace(
             made,
-            keeps_optimizer=bool(self._layout.optimizer_size),
-            run_seconds=self._virtual_seconds,
+            keeps_optimizer=bool(self.layout.optimizer_size),
+            run_seconds=self.virtual_seconds,
             wall_clock=self._parts.wall_clock,
         )
         try:
@@ -172,70 +218,95 @@ class PeerRun:
             self._finish.note(begun.round)
         return reply
 
+    def _combine(self, begun: Instructions, replies: dict[int, Reply]) -> None:
+        """Combine the models of a round, and what goes with them, into those of the next one."""
+        mixed = self.layout.mixed
+        after = {rank: self.sites[rank].after(reply) for rank, reply in replies.items()}
+        there = {rank: reply for rank, reply in replies.items() if reply.row is not None}
+        combined, averaged, _ = self.rounds.finish(
+            begun,
+            self._rows(),
+            {rank: torch.from_numpy(reply.row[mixed]) for rank, reply in there.items() if reply.row is not None},
+            {rank: Report(r.report.samples, r.report.seconds, r.report.train_loss) for rank, r in there.items()},
+            self._together(after),
+            gradients=self._gradients(begun, replies),
+        )
+        self._next = {rank: self._with_row(held, combined[rank]) for rank, held in after.items()}
+        for values in averaged:
+            for rank, value in values.items():
+                self._next[rank] = self._with_state(self._next[rank], value.numpy())
+        if self.layout.size > self.layout.num_mixed:
+            self.rounds.buffers.give(list({id(model): model for model in combined.values()}.values()))
+
+    def _with_row(self, held: Held, parameters: Tensor) -> Held:
+        """Return what a worker holds with other mixed parameters."""
+        row: Row = parameters.numpy()
+        if self.layout.size > self.layout.num_mixed:
+            row = held.row.copy()
+            row[self.layout.mixed] = parameters.numpy()
+        return replace(held, row=row)
+
+    def _with_state(self, held: Held, value: Row) -> Held:
+        """Return what a worker holds with an averaged state of its optimiser, momentum or another's."""
+        if held.momentum is None:
+            return replace(held, optimizer=value)
+        momentum = held.momentum.copy()
+        momentum[self.layout.mixed] = value
+        return replace(held, momentum=momentum)
+
     def _gradients(self, begun: Instructions, replies: dict[int, Reply]) -> dict[int, Tensor]:
         """Return the mean corrected gradients of the workers that have finished something; none without tracking."""
-        strategy, mixed, found = self._parts.strategy, self._layout.mixed, {}
+        strategy, mixed, found = self._parts.strategy, self.layout.mixed, {}
         for rank, reply in replies.items():
             if strategy.correction != "tracking" or reply.row is None or not reply.report.samples:
                 continue
-            site = self.sites[rank]
-            momentum = None if site.momentum is None else site.momentum[mixed]
+            held = self.sites[rank].held
+            momentum = None if held.momentum is None else held.momentum[mixed]
             direction = begun.directions[rank].numpy() if begun.directions else None
-            gradient = vectors.gradient_of(strategy, rank, reply, begun, site.row[mixed], momentum, direction)
+            gradient = vectors.gradient_of(strategy, rank, reply, begun, held.row[mixed], momentum, direction)
             found[rank] = torch.from_numpy(gradient)
         return found
 
-    def _states(self) -> list[dict[int, Tensor]]:
-        """Return, by rank, what is averaged of the optimisers' state as the models are: views of it."""
+    def _together(self, after: dict[int, Held]) -> list[dict[int, Tensor]]:
+        """Return, by rank, what is averaged of the optimisers' state as the models are: momentum, or another's."""
         if self._parts.strategy.momentum_mixing != "mixed":
             return []
-        found: list[dict[int, Tensor]] = []
-        momenta = {rank: site.momentum for rank, site in self.sites.items() if site.momentum is not None}
+        momenta = {rank: held.momentum for rank, held in after.items() if held.momentum is not None}
         if momenta:
-            found.append({rank: torch.from_numpy(momentum[self._layout.mixed]) for rank, momentum in momenta.items()})
-        if self._layout.optimizer_size:
-            for site in self.sites.values():
-                np.nan_to_num(site.optimizer, copy=False)  # of workers that were never present, and weigh nothing
-            found.append({rank: torch.from_numpy(site.optimizer) for rank, site in self.sites.items()})
-        return found
+            return [{rank: torch.from_numpy(momentum[self.layout.mixed]) for rank, momentum in momenta.items()}]
+        if not self.layout.optimizer_size:
+            return []
+        # NaN is the state of workers that were never present, and weigh nothing.
+        return [{rank: torch.from_numpy(np.nan_to_num(held.optimizer)) for rank, held in after.items()}]
 
-    def _record(self, begun: Instructions, replies: dict[int, Reply]) -> Record:
-        mixing, group = self._rounds.mixing, self._group
+    def _measured(self, begun: Instructions, replies: dict[int, Reply]) -> Record:
+        mixing, group = self.rounds.mixing, self.group
         assert mixing is not None
-        deviations = measured.squared_deviations(mixing, self._mixed_rows(), group)
-        received, distance = measured.received(replies, deviations, group)
+        rows = {rank: torch.from_numpy(row[self.layout.mixed]) for rank, (row, _) in self.models().items()}
+        received, distance = measured.received(replies, measured.squared_deviations(mixing, rows, group), group)
         record = shared_fields(
-            begun, received, [], mixing, self._layout.num_bytes, self._roster, self._parts.strategy.work
+            begun, received, [], mixing, self.layout.num_bytes, self._roster, self._parts.strategy.work
         )
-        self._virtual_seconds += record["round_seconds"]
         return record | {
-            "virtual_seconds": self._virtual_seconds,
+            "virtual_seconds": self.virtual_seconds + record["round_seconds"],
             "consensus_distance": distance,
-            "mean_drift": self._rounds.drift,
+            "mean_drift": self.rounds.drift,
             "uplink_bytes": 0,
             "downlink_bytes": 0,
             "grace_seconds": None,
             "empty_attempts": 0,
         }
 
-    def _evaluate(self) -> Record:
-        """Evaluate the consensus model in the first process, and workers' models where they are."""
-        mixing, layout, parts = self._rounds.mixing, self._layout, self._parts
-        assert mixing is not None
-        models = {rank: (site.row, site.exact) for rank, site in self.sites.items()}
-        return measured.evaluated(
-            models, mixing, layout, self._rounds.tally, parts.evaluate, parts.evaluated, self._group
-        )
-
-    def _mixed_rows(self) -> dict[int, Tensor]:
-        return {rank: torch.from_numpy(site.row[self._layout.mixed]) for rank, site in self.sites.items()}
+    def _rows(self) -> dict[int, Tensor]:
+        """Return the mixed parameters at the start of the round."""
+        return {rank: torch.from_numpy(site.held.row[self.layout.mixed]) for rank, site in self.sites.items()}
 
     def _model(self, rank: int, row: Tensor) -> ArrayRecord:
         """Return a worker's model with other parameters as Flower's arrays."""
-        site = self.sites[rank]
-        whole: Row = site.row.copy()
-        whole[self._layout.mixed] = row.numpy()
-        return self._layout.arrays(whole, site.exact)
+        held = self.sites[rank].held
+        whole: Row = held.row.copy()
+        whole[self.layout.mixed] = row.numpy()
+        return self.layout.arrays(whole, held.exact)
 
     def _is_over(self) -> bool:
-        return self._finish is not None and self._finish.is_over(self._rounds.tally.round + 1)
+        return self._finish is not None and self._finish.is_over(self.rounds.tally.round + 1)

@@ -1,7 +1,7 @@
 """A worker of a run without a server: its model stays in its process, and the client's own code trains it."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, RecordDict
@@ -27,17 +27,9 @@ from echelon.server.replies import Reply, read_content
 Answer = Callable[[str, RecordDict, Context], RecordDict]
 
 
-class Site:
-    """One worker, with what a server would keep of it between rounds.
-
-    Parameters
-    ----------
-    rank : int
-        The worker.
-    num_workers : int
-        N.
-    answer : callable
-        (message type, content, context) -> content of the reply, as :attr:`clients.app.WorkerApp.answer`.
+@dataclass(frozen=True)
+class Held:
+    """What a worker holds between rounds; the arrays are not changed.
 
     Attributes
     ----------
@@ -56,6 +48,33 @@ class Site:
     momentum: Row | None
     optimizer: Row
 
+    @classmethod
+    def initial(cls, layout: ArrayLayout, row: Row, exact: Bytes, has_momentum: bool) -> "Held":
+        """Return a model without state of the optimiser."""
+        momentum = np.zeros(layout.num_parameters, dtype=np.float32) if has_momentum else None
+        return cls(row, exact, momentum, np.full(layout.optimizer_size, np.nan, dtype=np.float32))
+
+
+class Site:
+    """One worker, with what a server would keep of it between rounds.
+
+    Parameters
+    ----------
+    rank : int
+        The worker.
+    num_workers : int
+        N.
+    answer : callable
+        (message type, content, context) -> content of the reply, as :attr:`clients.app.WorkerApp.answer`.
+
+    Attributes
+    ----------
+    held : Held
+        Once :meth:`begin` has been called.
+    """
+
+    held: Held
+
     def __init__(self, rank: int, num_workers: int, answer: Answer) -> None:
         self.rank, self._answer = rank, answer
         node = {"partition-id": rank, "num-partitions": num_workers}
@@ -66,11 +85,9 @@ class Site:
         config = ConfigRecord({**asdict(handshake), INITIAL: list(names)})
         return RosterEntry.from_content(self._answer(ROSTER_QUERY, RecordDict({CONFIG: config}), self._context))
 
-    def begin(self, layout: ArrayLayout, row: Row, exact: Bytes, num_momentum: int) -> None:
-        """Start from a model, without state of the optimiser."""
-        self._layout, self.row, self.exact = layout, row.copy(), exact.copy()
-        self.momentum = np.zeros(num_momentum, dtype=np.float32) if num_momentum else None
-        self.optimizer = np.full(layout.optimizer_size, np.nan, dtype=np.float32)
+    def begin(self, layout: ArrayLayout, held: Held) -> None:
+        """Start from a model."""
+        self._layout, self.held = layout, held
 
     def train(self, instructions: TrainInstructions, begun: Instructions, partition: Partition) -> Reply:
         """Let the client do its local steps of a round; nothing is changed here.
@@ -81,7 +98,8 @@ class Site:
             If what it returns cannot be used, or its data, model or functions have failed.
         """
         rank, config = self.rank, instructions.to_config()
-        model = (self.row, self.exact, self.momentum, self.optimizer)
+        held = self.held
+        model = (held.row, held.exact, held.momentum, held.optimizer)
         content = train_content(config, self._layout, *model, partition, rank)
         if begun.anchors and (strength := float(begun.anchor_strengths[rank])):
             config["anchor_strength"] = strength
@@ -92,16 +110,18 @@ class Site:
         reply = self._answer("train", content, self._context)
         return read_content(reply, self._layout, instructions.target_samples)
 
-    def note(self, reply: Reply) -> None:
-        """Keep what a round has left beside the parameters: buffers, and the state of the optimiser."""
+    def after(self, reply: Reply) -> Held:
+        """Return what a round leaves, with the parameters of before: buffers, and the state of the optimiser."""
+        held = self.held
         if reply.row is None or reply.exact is None:
-            return
-        buffers = slice(self._layout.num_mixed, None)
-        self.row[buffers], self.exact = reply.row[buffers], reply.exact
-        if self.momentum is not None and reply.momentum is not None:
-            self.momentum = reply.momentum
-        if reply.optimizer is not None:
-            self.optimizer = reply.optimizer
+            return held
+        row = held.row
+        if self._layout.size > self._layout.num_mixed:
+            row = row.copy()
+            row[self._layout.num_mixed :] = reply.row[self._layout.num_mixed :]
+        has_momentum = held.momentum is not None and reply.momentum is not None
+        momentum = reply.momentum if has_momentum else held.momentum
+        return Held(row, reply.exact, momentum, held.optimizer if reply.optimizer is None else reply.optimizer)
 
     def _add(self, content: RecordDict, name: str, vector: Tensor) -> None:
         content[name] = self._layout.parameter_arrays(vector.numpy())

@@ -68,6 +68,7 @@ class Exchange:
     def distances(self, graph: nx.Graph) -> Floats:
         """Return the distances ||x_j - x_i|| along the edges of a graph, (N, N), the same everywhere; 0 elsewhere."""
         edges = nx.to_numpy_array(graph, nodelist=range(self._group.num_workers), weight=None) > 0
+        edges &= np.logical_and.outer(self._group.there, self._group.there)
         sends = self._fetch(edges)
         found = np.zeros(edges.shape)
         for rank in self._group.local:
@@ -77,12 +78,16 @@ class Exchange:
         return self._group.gather(found)
 
     def mean_drift(self, matrix: Matrix) -> float:
-        """Return ||mean(matrix @ rows) - mean(rows)||, the same everywhere: an all-reduce, unless it must be 0."""
+        """Return ||mean(matrix @ rows) - mean(rows)|| of the workers that take part, the same everywhere.
+
+        It takes an all-reduce, unless it must be 0.
+        """
         if isinstance(matrix, TrimmedMean):
             raise ValueError(_NEEDS_ALL)
-        size = self._group.num_workers
-        excess = np.asarray(matrix.weights * size if isinstance(matrix, Mean) else matrix.sum(axis=0)) - 1
-        if np.abs(excess).max() < _ROUNDING:
+        there, size = self._group.there, int(self._group.there.sum())
+        sums = matrix.weights * size if isinstance(matrix, Mean) else there.astype(np.float64) @ matrix
+        excess = np.asarray(sums) - 1
+        if np.abs(excess[there]).max() < _ROUNDING:
             return 0.0
         moved = self._weighted(np.where(self._is_local(), excess / size, 0.0))
         dist.all_reduce(moved)
@@ -118,16 +123,18 @@ class Exchange:
         group = self._group
         operations: list[dist.P2POp] = []
         received: list[int | None] = []
-        for process, held in enumerate(self._held):
+        for process in group.members:
+            held = self._held[process]
             wanted = np.flatnonzero(needed[group.held_by(process)].any(axis=0))
             for source in sorted(set(wanted.tolist()) - held):
                 held.add(source)
                 if process == group.process:
                     self._rows[source] = self._buffers.take(self._rows[group.local[0]])
-                    operations.append(dist.P2POp(dist.irecv, self._rows[source], group.owners[source], tag=source))
+                    source_process = group.address(group.owners[source])
+                    operations.append(dist.P2POp(dist.irecv, self._rows[source], source_process, tag=source))
                     received.append(source)
                 elif group.owners[source] == group.process:
-                    operations.append(dist.P2POp(dist.isend, self._rows[source], process, tag=source))
+                    operations.append(dist.P2POp(dist.isend, self._rows[source], group.address(process), tag=source))
                     received.append(None)
         works = dist.batch_isend_irecv(operations) if operations else []
         if len(works) < len(operations):  # NCCL joins them into one

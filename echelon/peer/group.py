@@ -8,6 +8,7 @@ from itertools import count
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from echelon.core.mixing import Floats
@@ -35,6 +36,8 @@ class Group:
     ----------
     process, num_processes, num_workers : int
         This process, how many there are, and N.
+    members : tuple of int
+        The processes that take part, ascending: all of them, unless one can be lost.
     owners : tuple of int, length N
         See above.
     local : list of int
@@ -63,12 +66,9 @@ class Group:
             raise RuntimeError(
                 "torch.distributed has no process group: call torch.distributed.init_process_group first"
             )
-        self.process, self.num_processes = dist.get_rank(), dist.get_world_size()
-        self.owners = tuple(range(self.num_processes)) if owners is None else tuple(owners)
-        self.num_workers = len(self.owners)
-        if idle := sorted(set(range(self.num_processes)) - set(self.owners)):
-            raise ValueError(f"owners must give every process a worker; process {idle[0]} has none")
-        self.local = self.held_by(self.process)
+        self._hold(dist.get_rank(), range(dist.get_world_size()) if owners is None else owners)
+        if (count_all := dist.get_world_size()) > self.num_processes:
+            raise ValueError(f"owners must give every process a worker; process {count_all - 1} has none")
         device = torch.device(device)
         on_gpu = device.type == "cuda" and "nccl" in dist.get_backend_config()
         self.device = device if on_gpu else torch.device("cpu")
@@ -79,17 +79,51 @@ class Group:
         """Return the ranks of the workers in a process."""
         return [rank for rank, owner in enumerate(self.owners) if owner == process]
 
-    def gather(self, table: Floats) -> Floats:
-        """Return the table of all workers, shape (N, columns), from the rows of this process's workers in ``table``."""
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the first of the processes that take part."""
+        return self.process == self.members[0]
+
+    @property
+    def there(self) -> NDArray[np.bool_]:
+        """Whose process takes part, (N,)."""
+        return np.isin(self.owners, self.members)
+
+    def address(self, process: int) -> int:
+        """Return the rank of a process in torch's process group."""
+        return self.members.index(process)
+
+    def introduce(self, piece: bytes) -> dict[int, bytes]:
+        """Return what every process has said of its workers before the first round, by process."""
+        return self.collect(piece)
+
+    def collect(self, piece: bytes) -> dict[int, bytes]:
+        """Return what every process that takes part has given, by process; each of them must call it."""
         number = next(self._gathers)
-        self.store.set(f"{number}/{self.process}", table[self.local].tobytes())  # type: ignore[arg-type]
-        pieces = self.store.multi_get([f"{number}/{process}" for process in range(self.num_processes)])
+        self.store.set(f"{number}/{self.process}", piece)  # type: ignore[arg-type]
+        pieces = self.store.multi_get([f"{number}/{process}" for process in self.members])
         if number:  # all have read the numbers before these, or they would not have sent these
             self.store.delete_key(f"{number - 1}/{self.process}")
-        gathered = np.empty_like(table)
-        for process, piece in enumerate(pieces):
+        return dict(zip(self.members, pieces, strict=True))
+
+    def gather(self, table: Floats, absent: float = 0.0) -> Floats:
+        """Return the table of all workers, shape (N, columns), from the rows of this process's workers in ``table``.
+
+        The rows of workers whose process does not take part are filled with ``absent``.
+        """
+        gathered = np.full_like(table, absent)
+        for process, piece in self.collect(table[self.local].tobytes()).items():
             gathered[self.held_by(process)] = np.frombuffer(piece).reshape(-1, table.shape[1])
         return gathered
+
+    def _hold(self, process: int, owners: Sequence[int]) -> None:
+        """Note who holds which worker."""
+        self.process, self.owners = process, tuple(owners)
+        self.num_processes, self.num_workers = max(self.owners) + 1, len(self.owners)
+        if idle := sorted(set(range(self.num_processes)) - set(self.owners)):
+            raise ValueError(f"owners must give every process a worker; process {idle[0]} has none")
+        self.members = tuple(range(self.num_processes))
+        self.local = self.held_by(process)
 
     def _own(self, store: Store, timeout: float) -> Store:
         """Return a part of the store for this group: a script may make several, each after the one before."""

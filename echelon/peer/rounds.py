@@ -1,6 +1,7 @@
 """The rounds of a run without a server: numbers gathered by all, the same matrix at each, rows from the neighbours."""
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -59,6 +60,16 @@ class Instructions(RoundTargets):
     corrections: Rows = field(default_factory=dict)
 
 
+class Kept(NamedTuple):
+    """What a round changes of :class:`Rounds`; the vectors are those of one process, by rank and name."""
+
+    tally: Tally
+    leaders: Leaders | None
+    mixing: Mixing | None
+    drift: float
+    vectors: dict[int, dict[str, Tensor]]
+
+
 class Rounds:
     """A strategy at work in one of the processes of a run; each process makes the same calls.
 
@@ -87,6 +98,8 @@ class Rounds:
         How the models of the previous round were combined.
     drift : float
         The distance by which that moved the mean model; 0 unless it is measured.
+    vectors : Vectors
+        What is as large as a model and kept of each worker of this process.
     buffers : Buffers
         Where the combined models are taken from.
 
@@ -113,15 +126,27 @@ class Rounds:
         self.leaders: Leaders | None = None
         self.mixing: Mixing | None = None
         self.drift, self._measures_drift = 0.0, measures_drift
-        self._vectors = Vectors(strategy, group)
+        self.vectors = Vectors(strategy, group)
         self._shard_sizes, self._batch_ratios = shard_sizes, batch_ratios
         self._arrays = arrays
         self.buffers = Buffers()
 
+    def snapshot(self) -> "Kept":
+        """Return what a round changes, to go back to by :meth:`restore`."""
+        vectors = {rank: self.vectors.of(rank) for rank in self.group.local}
+        return Kept(deepcopy(self.tally), self.leaders, self.mixing, self.drift, vectors)
+
+    def restore(self, kept: "Kept") -> None:
+        """Go back to an earlier state."""
+        self.tally, self.leaders, self.mixing, self.drift = deepcopy(kept.tally), kept.leaders, kept.mixing, kept.drift
+        for rank, vectors in kept.vectors.items():
+            self.vectors.put(rank, vectors)
+
     def begin(self, rows: Mapping[int, Tensor]) -> Instructions:
         """Return the instructions of the next round, given the models at its start by rank."""
-        begun = Instructions.make(self.tally.round + 1, self.strategy.work, self.tally, self._batch_ratios)
-        begun = replace(begun, directions=self._vectors.directions(rows), corrections=self._vectors.corrections(rows))
+        there, tally = np.flatnonzero(self.group.there), self.tally
+        begun = Instructions.make(tally.round + 1, self.strategy.work, tally, self._batch_ratios, there.tolist())
+        begun = replace(begun, directions=self.vectors.directions(rows), corrections=self.vectors.corrections(rows))
         pull = self._pull(begun.round)
         if pull is None:
             return begun
@@ -131,7 +156,15 @@ class Rounds:
         return replace(begun, anchors=anchors, anchor_strengths=pull.strengths)
 
     def _pull(self, round_number: int) -> Pull | None:
-        return None if self.leaders is None else self.strategy.pull(round_number, self.leaders)
+        """Return the force of a round; nobody is pulled towards a leader that does not take part any more."""
+        pull = None if self.leaders is None else self.strategy.pull(round_number, self.leaders)
+        there = self.group.there
+        if pull is None or there.all():
+            return pull
+        weights = np.where(np.logical_and.outer(there, there), pull.weights, 0.0)
+        total = weights.sum(axis=1)
+        weights[total > 0] /= total[total > 0, np.newaxis]
+        return Pull(weights, pull.strengths * total)
 
     def finish(
         self,
@@ -180,8 +213,8 @@ class Rounds:
         combined = host.combine(mixing)
         host.close()
         default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
-        self._vectors.follow(rows, combined, lengths or dict.fromkeys(trained, default))
-        self._vectors.track(rows, gradients or {}, mixing, numbers)
+        self.vectors.follow(rows, combined, lengths or dict.fromkeys(trained, default))
+        self.vectors.track(rows, gradients or {}, mixing, numbers)
         if self.strategy.momentum_mixing == "mixed":
             together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
         return combined, [dict(values) for values in together], numbers

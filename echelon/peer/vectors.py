@@ -29,6 +29,18 @@ class Vectors:
         self._momentum: Rows = {}
         self._corrections: Rows = {}
 
+    def of(self, rank: int) -> dict[str, Tensor]:
+        """Return what is kept of a worker, by name."""
+        both = (("quasi_global", self._momentum), ("tracking", self._corrections))
+        return {name: vectors[rank] for name, vectors in both if rank in vectors}
+
+    def put(self, rank: int, vectors: Mapping[str, Tensor]) -> None:
+        """Keep other vectors of a worker, as :meth:`of` returned them."""
+        for name, kept in (("quasi_global", self._momentum), ("tracking", self._corrections)):
+            kept.pop(rank, None)
+            if name in vectors:
+                kept[rank] = vectors[name]
+
     def directions(self, rows: Mapping[int, Tensor]) -> Rows:
         """Return mu m by rank, for workers with these models; empty without quasi-global momentum."""
         momentum = self._strategy.host_momentum

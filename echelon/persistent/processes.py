@@ -32,6 +32,16 @@ def birth(pid: int) -> str | None:
     return None if state in "ZX" else started
 
 
+def is_stopped(pid: int | None) -> bool:
+    """Return whether a process is stopped, as by SIGSTOP."""
+    if not _PROC.exists():
+        result = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True, check=False)
+        return result.stdout.strip().startswith("T")
+    with suppress(OSError):  # it has exited
+        return (_PROC.parents[1] / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    return False
+
+
 def end(pid: int, born: str) -> None:
     """Kill a process and the process group it leads; do nothing if it has exited."""
     if birth(pid) == born:

@@ -1,6 +1,6 @@
 """Models as files: those that a run writes into `models/`, and the one that it starts from (`model.init`)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,8 @@ from safetensors.numpy import save
 from safetensors.torch import load_file
 from torch import nn
 
-from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import as_ndarray
 from echelon.reports.run_folder import RunFolder
-from echelon.server.evaluation import consensus_arrays
-from echelon.server.state import ServerState
 
 
 def load_into(model: nn.Module, path: Path) -> None:
@@ -49,34 +46,45 @@ class Models:
     ----------
     folder : RunFolder
         Of the run; a resumed one has records already.
-    robust : bool
-        Whether the consensus model is a trimmed mean.
     """
 
-    def __init__(self, folder: RunFolder, *, robust: bool) -> None:
-        self._folder, self._robust = folder, robust
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
         known = RunFolder.open(folder.path).metrics
         self._best = max((_accuracy(record) for record in known), default=-1.0)
 
-    def round(self, record: Mapping[str, Any], state: ServerState, layout: ArrayLayout) -> None:
+    def is_best(self, record: Mapping[str, Any]) -> bool:
+        """Return whether no evaluated round before was as good, and remember it."""
+        is_better = _accuracy(record) > self._best
+        self._best = max(self._best, _accuracy(record))
+        return is_better
+
+    def round(self, record: Mapping[str, Any], consensus: Callable[[], ArrayRecord]) -> None:
         """Keep the consensus model of a round if no evaluated one was better."""
-        if _accuracy(record) > self._best:
-            self._best = _accuracy(record)
-            self._save("best_round", consensus_arrays(state, layout, robust=self._robust), record)
+        if self.is_best(record):
+            write(self._folder, "best_round", consensus(), record)
 
-    def finished(self, record: Mapping[str, Any], state: ServerState, layout: ArrayLayout) -> None:
+    def finished(
+        self, record: Mapping[str, Any], consensus: ArrayRecord, of_worker: Callable[[int], ArrayRecord]
+    ) -> None:
         """Write the models of the last round; the best worker's, if an evaluation tells which that is."""
-        self._save("consensus", consensus_arrays(state, layout, robust=self._robust), record)
-        accuracy = np.array(record.get("worker_accuracy", ()), dtype=np.float64)
-        if np.isfinite(accuracy).any():
-            rank = int(np.nanargmax(accuracy))
-            self._save("best_worker", layout.arrays(state.rows[rank], state.exact[rank]), record, rank=rank)
+        write(self._folder, "consensus", consensus, record)
+        if (rank := best_worker(record)) is not None:
+            write(self._folder, "best_worker", of_worker(rank), record, rank=rank)
 
-    def _save(self, name: str, arrays: ArrayRecord, record: Mapping[str, Any], **more: Any) -> None:
-        said = {"round": record["round"], "consensus_accuracy": record.get("consensus_accuracy"), **more}
-        tensors = {key: np.ascontiguousarray(as_ndarray(array)) for key, array in arrays.items()}
-        content = save(tensors, {key: str(value) for key, value in said.items() if value is not None})
-        self._folder.write_model(f"{name}.safetensors", content)
+
+def best_worker(record: Mapping[str, Any]) -> int | None:
+    """Return the worker whose model is the best in a round's record; None if none was evaluated."""
+    accuracy = np.array(record.get("worker_accuracy", ()), dtype=np.float64)
+    return int(np.nanargmax(accuracy)) if np.isfinite(accuracy).any() else None
+
+
+def write(folder: RunFolder, name: str, arrays: ArrayRecord, record: Mapping[str, Any], **more: Any) -> None:
+    """Write a model of a round into a run's `models/`."""
+    said = {"round": record["round"], "consensus_accuracy": record.get("consensus_accuracy"), **more}
+    tensors = {key: np.ascontiguousarray(as_ndarray(array)) for key, array in arrays.items()}
+    content = save(tensors, {key: str(value) for key, value in said.items() if value is not None})
+    folder.write_model(f"{name}.safetensors", content)
 
 
 def _accuracy(record: Mapping[str, Any]) -> float:

@@ -130,11 +130,11 @@ class Recording:
                 f"num_rounds must be at least {max(reached, 1)} to continue {self.folder.path}; got {num_rounds}"
             )
         condition = None if stop_at is None else StopAt.parse(stop_at)
-        models = Models(self.folder, robust=strategy.robust)
+        models = Models(self.folder)
         self._saver.copies = strategy.moves_between_rounds
 
         def is_over() -> bool:
-            models.round(self._last, strategy.state, strategy.session.layout)
+            models.round(self._last, strategy.consensus)
             return condition is not None and condition.is_met(self._last)
 
         try:
@@ -142,7 +142,10 @@ class Recording:
         finally:
             self._saver.stopped()
         written = RunFolder.open(self.folder.path)
-        models.finished(written.metrics[-1], strategy.state, strategy.session.layout)
+        state, layout = strategy.state, strategy.session.layout
+        models.finished(
+            written.metrics[-1], result.arrays, lambda rank: layout.arrays(state.rows[rank], state.exact[rank])
+        )
         self.folder.write_summary(summarise(written, strategy.state.samples))
         from echelon.reports import figures  # here, because matplotlib is slow to import
 

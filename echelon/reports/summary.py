@@ -36,8 +36,9 @@ def summarise(folder: RunFolder, samples: int, config_hash: str | None = None) -
 
 
 def _counts(folder: RunFolder) -> dict[str, Any]:
-    """Count over a whole run, resumed or not: rounds with few workers, attempts with none, clients without a budget."""
+    """Count over a whole run, resumed or not: rounds with few workers, attempts with none, workers of some kinds."""
     return {
+        "rejected_workers": sorted({int(rank) for record in folder.metrics for rank in record.get("rejections") or ()}),
         "whole_rounds": sorted({rank for record in folder.metrics for rank in record.get("whole_rounds", ())}),
         "thin_rounds": sum(bool(record.get("thin")) for record in folder.metrics),
         "empty_attempts": sum(record.get("empty_attempts", 0) for record in folder.metrics),

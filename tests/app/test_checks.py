@@ -61,8 +61,6 @@ VALUES = {
     "engine=torch strategy=fedcompass work=full_batch": (
         "engine=torch cannot run strategy=fedcompass: updates are buffered at the server"
     ),
-    "engine=torch stop_at=train_loss<1": "stop_at must be null with engine=torch; got train_loss<1",
-    "engine=torch resume=runs/1": "resume must be null with engine=torch, which writes no checkpoints; got runs/1",
 }
 GRAPHS = {
     "topology=g0_rotating workers=4": "topology=g0_rotating needs workers=8; got 4 (try topology=ring)",

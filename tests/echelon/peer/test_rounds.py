@@ -68,11 +68,17 @@ ROWS += [(name, work) for name in ("d_psgd", "all_reduce") for work in WORK if w
 
 def scripted_rounds(rows: list[tuple[str, str]], owners: tuple[int, ...]) -> dict[tuple[str, str], NDArray[np.float64]]:
     """Return the models of this process's workers after all rounds; NaN for the others."""
-    return {row: _run(*row, owners) for row in rows}
+    return {row: _run(*row, Group(owners)) for row in rows}
 
 
-def _run(name: str, work: str, owners: tuple[int, ...]) -> NDArray[np.float64]:
-    group = Group(owners)
+def without_a_process(names: list[str]) -> dict[str, NDArray[np.float64]]:
+    """Return the models as above; the last process takes no part."""
+    group = Group(OWNERS)
+    group.members = (0, 1)
+    return {name: _run(name, "expected", group) for name in names} if group.process in group.members else {}
+
+
+def _run(name: str, work: str, group: Group) -> NDArray[np.float64]:
     strategy = MADE[name](work=WORK[work], sgd=sgd(name))
     sizes = np.full(group.num_workers, 100)
     rounds = Rounds(strategy, group, sizes, lambda rank, row: ArrayRecord({"w": Array(row.numpy())}))
@@ -105,8 +111,9 @@ def mean_gradient(rank: int, begun: Instructions, start: Tensor, end: Tensor, re
     return (start - end) / (0.1 * steps) - math.ceil(steps) / steps * direction
 
 
-def with_a_server(name: str, work: str) -> NDArray[np.float32]:
-    script = scripted.Script(CENTRES, seconds=seconds, share=share, loss=loss, away=away)
+def with_a_server(name: str, work: str, lost: tuple[int, ...] = ()) -> NDArray[np.float32]:
+    gone = lambda rank, instructions: float(rank in lost) or away(rank, instructions)  # noqa: E731
+    script = scripted.Script(CENTRES, seconds=seconds, share=share, loss=loss, away=gone)
     strategy = MADE[name](work=WORK[work], sgd=sgd(name), partition=Partition(), eval_every=ROUNDS)
     strategy.start(scripted.grid(script), scripted.model(), ROUNDS, evaluate_fn=lambda number, arrays: None)
     return strategy.state.rows[:, 0]
@@ -130,11 +137,22 @@ def test_the_models_are_those_of_a_server(
     assert np.ptp(with_a_server(*row)) > 0 or row[0].startswith("all_reduce")
 
 
+def test_a_process_that_is_lost_is_absent_for_the_others(three: Pool) -> None:
+    """As at a server whose workers are away: the matrix is restricted, leaders are among those present."""
+    names = ["d_psgd", "d_psgd tracking", "d_psgd quasi-global", "matcha", "al_dsgd", "al_dsgd in step"]
+    found, lost = three.call(without_a_process, names), tuple(np.flatnonzero(np.array(OWNERS) == 2).tolist())
+    for name in names:
+        models = np.nansum([of_process[name] for of_process in found[:2]], axis=0)
+        expected = with_a_server(name, "expected", lost)
+        left = [rank for rank in range(len(OWNERS)) if rank not in lost]
+        np.testing.assert_allclose(models[left], expected[left], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["d_psgd", "al_dsgd gated"])
 def test_the_bits_do_not_depend_on_the_number_of_processes(
     name: str, peers: dict[tuple[str, str], list[NDArray[np.float64]]], alone: None
 ) -> None:
-    found = _run(name, "expected", (0,) * len(OWNERS))
+    found = _run(name, "expected", Group((0,) * len(OWNERS)))
     assert found.tolist() == np.nansum(peers[name, "expected"], axis=0).tolist()
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from echelon.server import checkpoint
-from echelon.server.checkpoint import FORMAT, CheckpointError
+from echelon.server import checkpoint, checkpoint_file
+from echelon.server.checkpoint import CheckpointError
+from echelon.server.checkpoint_file import FORMAT
 from echelon.server.state import ServerState
 
 
@@ -29,7 +30,7 @@ def forge(folder: Path, content: bytes) -> Path:
 
 def members(**changed: Any) -> bytes:
     """Return a checkpoint with other members; None leaves one out."""
-    arrays = {**checkpoint._arrays(state()), **changed}
+    arrays = {**checkpoint_file._arrays(state()), **changed}
     buffer = io.BytesIO()
     np.savez(buffer, **{name: value for name, value in arrays.items() if value is not None})
     return buffer.getvalue()
