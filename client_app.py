@@ -16,6 +16,7 @@ from clients import WorkerApp, make_client_app, rank_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from clients.together import Batched
     from conf import Config
 
 
@@ -42,7 +43,21 @@ def make_app(config: "Config", is_over: Callable[[], bool] = lambda: False) -> W
         optimizer_state=config.optimizer.state,
         max_grad_norm=config.optimizer.max_grad_norm,
         is_over=is_over,
+        batched=batched(config),
     )
+
+
+def batched(config: "Config") -> "Batched":
+    """Return whether the process trains several workers in one computation.
+
+    Asynchronous strategies send their messages one by one, but in a resumed run several at first: trained together,
+    these would differ in their last bits from those of a run that was not stopped.
+    """
+    from conf import groups
+
+    if not isinstance(config.engine, groups.Inline) or isinstance(config.strategy, groups.Asynchronous):
+        return False
+    return config.engine.batched
 
 
 def load_data(config: "Config", context: Context) -> Any:

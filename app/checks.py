@@ -52,6 +52,7 @@ def check(config: Config, *, deployed: bool = False) -> None:
     if config.nodes and not deployed:
         raise ConfigError(f"nodes must be empty in a simulation, whose nodes have random ids; got {config.nodes}")
     _check_strategy(config, deployed)
+    _check_engine(config)
     check_model_path(config)
     with _in_one_line("stop_at"):
         if config.stop_at is not None:
@@ -86,6 +87,15 @@ def _check_memory(config: Config, shape: Shape, deployed: bool) -> None:
         memory.require_rows(config, shape)
         if not deployed:
             memory.require_batches(config, shape)
+
+
+def _check_engine(config: Config) -> None:
+    batched = isinstance(config.engine, groups.Inline) and config.engine.batched is True
+    if batched and isinstance(config.strategy, groups.Asynchronous):
+        raise ConfigError(
+            f"engine.batched=true needs a strategy that waits for its workers, which strategy={config.strategy.name} "
+            "does not; use engine.batched=auto"
+        )
 
 
 def _check_optimizer(config: Config, deployed: bool) -> None:

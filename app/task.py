@@ -49,6 +49,11 @@ class TaskData:
         """Return the number of samples."""
         return len(self._split)
 
+    @property
+    def pure_source(self) -> int | None:
+        """Which samples these are, unless they are augmented."""
+        return id(self._split) if self._augment is None else None
+
     def batch(self, indices: Tensor, generator: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the given samples."""
         x, y = self._split.batch(indices)

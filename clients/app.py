@@ -6,7 +6,8 @@ process that holds the worker needs torch.
 
 import inspect
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
     from .fleet import Fleet
     from .objectives import Loss, Metrics, Precision, Reduction
     from .optimizers import Factory, Keeper
+    from .together import Batched
     from .worker import Worker
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
+TrainBatch = Callable[[deque[tuple[Message, Context]]], Iterator[tuple[Message, Message | Exception]]]
 
 # Simulated nodes move between processes and Ray unpickles the app for every message, so the worker is kept here.
 _workers: dict[str, "Worker"] = {}
@@ -48,11 +51,22 @@ class WorkerApp(ClientApp):
     persistent : str, optional
         ``module:variable`` from which this app can be imported. When deployed, one trainer process imports it and
         answers all messages of a run. By default every message reloads torch, data and model.
+    train_batch : callable, optional
+        Takes train messages, each with its context, off a queue, and yields each with its reply, or with the error in
+        place of one. An engine that has several messages at once may call it; it bypasses mods.
     """
 
-    def __init__(self, answer: Answer, *, mods: list[Mod] | None = None, persistent: str | None = None) -> None:
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        mods: list[Mod] | None = None,
+        persistent: str | None = None,
+        train_batch: TrainBatch | None = None,
+    ) -> None:
         super().__init__()
         self.answer = answer
+        self.train_batch = train_batch
         self._persistent = persistent
         self.query(ROSTER_QUERY)(self._reply)
         self.train(mods=mods)(self._reply)
@@ -107,6 +121,7 @@ def make_client_app(
     is_over: Callable[[], bool] = lambda: False,
     mods: list[Mod] | None = None,
     persistent: str | None = None,
+    batched: "Batched" = False,
 ) -> WorkerApp:
     """Return a ClientApp that follows the instructions of these strategies; it also works with Flower's own FedAvg.
 
@@ -145,6 +160,10 @@ def make_client_app(
         ``module:variable`` that this app is bound to, as in
         ``app = make_client_app(..., persistent="client_app:app")``. When deployed, a trainer process imports it and
         keeps torch, data and model between messages.
+    batched : bool or "auto"
+        Whether an engine that runs all workers in one process trains them in one batched computation; ``auto`` where
+        that is faster. What cannot be batched is trained one worker after the other. Only for strategies that wait
+        for all workers: the last bits of a batch depend on who is in it.
 
     Returns
     -------
@@ -173,7 +192,8 @@ def make_client_app(
     }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.
-    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent)
+    train_batch = partial(_train_batch, find, batched) if batched and not mods else None
+    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent, train_batch=train_batch)
 
 
 def _answer(
@@ -187,6 +207,40 @@ def _answer(
     if message_type == "evaluate":
         return worker.evaluate(rank, unpacked)
     return worker.roster(rank, unpacked.config_records[CONFIG], packs)
+
+
+def _train_batch(
+    find: "Callable[[Context], Worker]", batched: "Batched", queue: deque[tuple[Message, Context]]
+) -> Iterator[tuple[Message, Message | Exception]]:
+    """Take train messages off a queue, as many at once as fit, and yield each with its reply or error."""
+    while queue:
+        try:
+            worker = find(queue[0][1])
+        except Exception as error:  # the engine reports it as this worker's
+            yield queue.popleft()[0], error
+            continue
+        together = worker.together(batched)
+        taken = [queue.popleft() for _ in range(together.at_once(len(queue)))]
+        outcomes: list[Any] = [_request(find, message, context) for message, context in taken]
+        requests = [found for found in outcomes if not isinstance(found, Exception)]
+        replies = iter(together.train(requests))
+        for (message, _), found in zip(taken, outcomes, strict=True):
+            reply = found if isinstance(found, Exception) else next(replies)
+            if isinstance(reply, Exception):
+                yield message, reply
+            else:
+                yield message, Message(pack(reply) if PACKED in message.content else reply, reply_to=message)
+
+
+def _request(
+    find: "Callable[[Context], Worker]", message: Message, context: Context
+) -> tuple[int, RecordDict] | Exception:
+    """Return the rank and the content of a train message, with the rank's data loaded, or what went wrong."""
+    try:
+        find(context)
+        return rank_of(context), unpack(message.content)
+    except Exception as error:
+        return error
 
 
 def rank_of(context: Context) -> int:

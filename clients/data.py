@@ -1,6 +1,6 @@
 """Training data of a worker: any object that returns mini-batches by index."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,7 +20,12 @@ _UNUSED = np.random.default_rng(0)
 
 @runtime_checkable
 class IndexedData(Protocol):
-    """A worker's samples."""
+    """A worker's samples.
+
+    An attribute ``pure_source`` may promise that a mini-batch depends on the indices alone, row by row, and draws
+    nothing at random; objects with equal sources return equal mini-batches. Workers that are trained together then
+    read theirs at once.
+    """
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -60,6 +65,13 @@ class TensorData:
     def __len__(self) -> int:
         """Return the number of samples."""
         return self._length
+
+    @property
+    def pure_source(self) -> Hashable:
+        """Where the values lie; None for a subclass, which may do anything."""
+        if type(self) is not TensorData:
+            return None
+        return tuple((t.data_ptr(), t.dtype, t.shape, t.stride()) for t in _tensors(self.values))
 
     def batch(self, indices: Tensor, generator: np.random.Generator) -> Batch:
         """Return the given samples."""
@@ -220,6 +232,27 @@ def map_tensors(change: Callable[[Any], Any], batch: Batch) -> Batch:
     if isinstance(batch, tuple | list):
         return tuple(map_tensors(change, value) for value in batch)
     return change(batch)
+
+
+def stack(found: Sequence[Batch]) -> Batch:
+    """Return mini-batches of the same structure as one, with their tensors stacked.
+
+    Raises
+    ------
+    ValueError
+        If structures or shapes differ, or a value is not a tensor.
+    """
+    columns: list[list[Tensor]] = [_tensors(batch) for batch in found]
+    if any(not isinstance(value, Tensor) for column in columns for value in column):
+        raise ValueError("mini-batches hold values that are not tensors")
+    if len({_structure(batch) for batch in found}) > 1:
+        raise ValueError("the mini-batches of the workers differ in shape")
+    values = iter([torch.stack(same) for same in zip(*columns, strict=True)])
+    return map_tensors(lambda _: next(values), found[0])
+
+
+def _structure(batch: Batch) -> str:
+    return repr(map_tensors(lambda value: (tuple(value.shape), value.dtype), batch))
 
 
 def to_device(batch: Batch, device: str) -> Batch:

@@ -171,6 +171,11 @@ class FlatModel:
             flat[piece] = torch.from_numpy(np.array(as_ndarray(arrays[name]))).reshape(-1).to(flat.device)
         return flat
 
+    def named(self, row: Tensor) -> dict[str, Tensor]:
+        """Return the parts of a vector over the trainable parameters, as views of it, by their names."""
+        pieces = torch.split(row, [piece.stop - piece.start for piece, _ in self._slices.values()])
+        return {name: p.view(s) for (name, (_, s)), p in zip(self._slices.items(), pieces, strict=True)}
+
     def unflatten(self, flat: Tensor) -> ArrayRecord:
         """Return what is sent of such a vector."""
         values = flat.cpu().numpy()

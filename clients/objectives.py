@@ -95,11 +95,22 @@ class Objective:
         ValueError
             If the loss is not one number that depends on the parameters.
         """
+        found = self.value(model, batch, samples, device)
+        if not found.requires_grad:
+            raise _no_loss(found)
+        return found
+
+    def value(self, model: nn.Module, batch: Batch, samples: int, device: str) -> Tensor:
+        """Return the loss summed over a mini-batch; also within `vmap`, which hides whether it has a gradient.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not one number.
+        """
         found = self._loss(model, to_device(batch, device), device)
-        if not isinstance(found, Tensor) or found.numel() != 1 or not found.requires_grad:
-            raise UserCodeError(
-                f"loss must return one number that depends on the model's parameters; got {_said(found)}"
-            )
+        if not isinstance(found, Tensor) or found.numel() != 1:
+            raise _no_loss(found)
         return found * samples if self.reduction == "mean" else found
 
     def measure(self, model: nn.Module, batch: Batch, samples: int, device: str) -> dict[str, float]:
@@ -150,6 +161,10 @@ def _pair(batch: Batch) -> tuple[Any, Tensor]:
 
 def _as_targets(labels: Tensor) -> Tensor:
     return labels if labels.is_floating_point() else labels.long()
+
+
+def _no_loss(found: object) -> UserCodeError:
+    return UserCodeError(f"loss must return one number that depends on the model's parameters; got {_said(found)}")
 
 
 def _said(value: object) -> str:

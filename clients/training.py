@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,15 @@ class LocalUpdate:
     train_loss: float
     seconds: float
     dropped_seconds: float
+
+    @classmethod
+    def make(
+        cls, samples: int, minibatches: int, loss_sum: float, seconds: float, budget_seconds: float, stopped: bool
+    ) -> Self:
+        """Return the statistics of a round with a sum of losses over its samples; ``stopped`` if work was left."""
+        limited = stopped and math.isfinite(budget_seconds)  # an event may have ended the round
+        dropped = max(budget_seconds - seconds, 0.0) if limited else 0.0
+        return cls(samples, minibatches, loss_sum / samples if samples else math.nan, seconds, dropped)
 
 
 def train(
@@ -84,7 +94,7 @@ def train(
     model.module.train()
     samples, minibatches, loss_sum = 0, 0, 0.0
     steps = optimizer or Optimizer().prepare(model, instructions, {})
-    sizes_of_steps = _minibatches(instructions)
+    sizes_of_steps = minibatches_of(instructions)
     pieces = [size for sizes in sizes_of_steps for size in sizes]
     augment = partial(rng, instructions.seed, "augment", *stream)
     upcoming = batches(data, torch.split(indices[: sum(pieces)], pieces), augment)
@@ -108,14 +118,10 @@ def train(
                 steps.take(instructions.batch_size, samples - start, forces)
             if stopped:
                 break
-    seconds = clock.seconds
-    limited = stopped and math.isfinite(instructions.budget_seconds)  # an event may have ended the round
-    dropped = max(instructions.budget_seconds - seconds, 0.0) if limited else 0.0
-    mean_loss = loss_sum / samples if samples else float("nan")
-    return LocalUpdate(samples, minibatches, mean_loss, seconds, dropped)
+    return LocalUpdate.make(samples, minibatches, loss_sum, clock.seconds, instructions.budget_seconds, stopped)
 
 
-def _minibatches(instructions: TrainInstructions) -> list[list[int]]:
+def minibatches_of(instructions: TrainInstructions) -> list[list[int]]:
     """Return the sizes of the mini-batches of every step of a round."""
     left = instructions.target_samples or instructions.local_steps * instructions.batch_size
     steps = []

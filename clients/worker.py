@@ -26,7 +26,6 @@ from echelon.protocol.messages import (
     MOMENTUM,
     NUM_EXAMPLES,
     OPTIMIZER,
-    SHARD,
     RosterEntry,
     TrainInstructions,
     TrainReport,
@@ -40,11 +39,13 @@ from .devices import resolve
 from .errors import UserCodeError, naming, of_worker
 from .fleet import Fleet
 from .forces import Forces
+from .jobs import Job, shard_of
 from .model import FlatModel
 from .objectives import Objective
 from .optimizers import MOMENTUM_BUFFER, Optimizer, State
 from .randomness import seeded
-from .training import train
+from .together import Batched, Together
+from .training import LocalUpdate, train
 
 # Mini-batches for calibration on real devices; the first one warms up caches and is not counted.
 _CALIBRATION_MINIBATCHES = 4
@@ -90,6 +91,7 @@ class Worker:
         self.objective = objective or Objective()
         self.optimizer = optimizer or Optimizer()
         self._kept: dict[int, State] = {}
+        self._together: Together | None = None
         self.speed_limit = speed_limit
         self._is_over = is_over
 
@@ -133,37 +135,61 @@ class Worker:
 
     def train(self, rank: int, content: RecordDict) -> RecordDict:
         """Run the local steps of a round on the received row; return the new row and the report."""
+        job = self.job(rank, content)
+        return self.finish(job) if isinstance(job, Job) else job
+
+    def job(self, rank: int, content: RecordDict) -> Job | RecordDict:
+        """Return what a message asks for, or the reply of a worker that has nothing to train on, or is offline."""
         instructions = TrainInstructions.from_config(record(content, CONFIG, ConfigRecord))
         data = self._data[rank]
-        shard = _shard(content, len(data))
+        shard = shard_of(content, len(data))
         fleet = self._simulated(instructions)
         if fleet is not None:
             offline = fleet.seconds_away(instructions.seed, rank, instructions.server_round, instructions.run_seconds)
             if offline > 0:
                 return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
-        self.model.load(record(content, ARRAYS, ArrayRecord))
         if not len(shard):
+            self.model.load(record(content, ARRAYS, ArrayRecord))
             return self._unchanged(content)
-        steps = self.optimizer.prepare(self.model, instructions, self._saved(rank, content))
         cursor = Cursor(instructions.epoch, instructions.position)
         count = instructions.local_steps * instructions.batch_size
         positions = upcoming(instructions.seed, rank, cursor, len(shard), count)
-        update = train(
-            self.model,
-            data,
-            torch.from_numpy(shard[positions]),
-            instructions,
-            self._clock(rank, instructions),
-            optimizer=steps,
-            forces=self._forces(content, instructions),
-            objective=self.objective,
-        )
-        report = TrainReport(
-            len(shard), update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds
-        )
+        return Job(rank, content, instructions, data, torch.from_numpy(shard[positions]), len(shard), fleet is not None)
+
+    def load(self, job: Job) -> tuple[State, Forces]:
+        """Load the model of a job; return the optimiser's state from which it goes on, and what acts on its steps."""
+        self.model.load(record(job.content, ARRAYS, ArrayRecord))
+        return self._saved(job.rank, job.content), self._forces(job.content, job.instructions)
+
+    def finish(self, job: Job) -> RecordDict:
+        """Train; return the reply."""
+        saved, forces = self.load(job)
+        steps = self.optimizer.prepare(self.model, job.instructions, saved)
+        clock = self.clock(job)
+        options: dict[str, Any] = {"optimizer": steps, "forces": forces, "objective": self.objective}
+        update = train(self.model, job.data, job.indices, job.instructions, clock, **options)
+        return self.reply(job, update, steps.state)
+
+    def reply(self, job: Job, update: LocalUpdate, state: State) -> RecordDict:
+        """Return the reply of a job whose new parameters are in the model."""
+        numbers = (update.samples, update.minibatches, update.train_loss, update.seconds, update.dropped_seconds)
+        report = TrainReport(job.shard_size, *numbers)
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: report.to_metrics()})
-        self._keep(rank, steps.state, content, reply, instructions.keeps_optimizer)
+        self._keep(job.rank, state, job.content, reply, job.instructions.keeps_optimizer)
         return reply
+
+    def clock(self, job: Job) -> Clock:
+        """Return the clock of a job: that of its simulated device, or the real one."""
+        told = job.instructions
+        if self.fleet is not None and job.simulated:
+            return self.fleet.clock(told.seed, job.rank, told.server_round)
+        return WallClock(told.seconds_per_minibatch / told.minibatch_size, self.speed_limit, self._is_over)
+
+    def together(self, mode: Batched) -> Together:
+        """Return what trains several of this process's workers in one computation."""
+        if self._together is None:
+            self._together = Together(self, mode)
+        return self._together
 
     @torch.no_grad()
     def evaluate(self, rank: int, content: RecordDict) -> RecordDict:
@@ -175,7 +201,7 @@ class Worker:
             If a metric is not one number.
         """
         data = self._data[rank]
-        shard = torch.tensor(_shard(content, len(data)))
+        shard = torch.tensor(shard_of(content, len(data)))
         self.model.load(record(content, ARRAYS, ArrayRecord))
         self.model.module.eval()
         sums: dict[str, float] = {}
@@ -235,13 +261,6 @@ class Worker:
     def _simulated(self, instructions: TrainInstructions) -> Fleet | None:
         return None if instructions.wall_clock else self.fleet
 
-    def _clock(self, rank: int, instructions: TrainInstructions) -> Clock:
-        fleet = self._simulated(instructions)
-        if fleet is None:
-            expected = instructions.seconds_per_minibatch / instructions.minibatch_size
-            return WallClock(expected, self.speed_limit, self._is_over)
-        return fleet.clock(instructions.seed, rank, instructions.server_round)
-
     def _forces(self, content: RecordDict, instructions: TrainInstructions) -> Forces:
         anchor = self._vector(content, ANCHOR)
         direction, correction = self._vector(content, DIRECTION), self._vector(content, CORRECTION)
@@ -269,16 +288,3 @@ def _module(build_model: Callable[[], nn.Module]) -> nn.Module:
     if not isinstance(module, nn.Module):
         raise UserCodeError(f"build_model must return a torch.nn.Module; got {type(module).__name__}")
     return module
-
-
-def _shard(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the samples that the server assigned to this worker; by default all of its data."""
-    if SHARD not in content:
-        return np.arange(pool)
-    indices = as_ndarray(record(content, SHARD, ArrayRecord)["indices"])
-    if indices.dtype != np.int64 or indices.ndim != 1 or not indices.size:
-        raise ValueError(f"the shard must be a non-empty list of int64 indices; got {indices.dtype} {indices.shape}")
-    outside = indices[(indices < 0) | (indices >= pool)]
-    if outside.size:
-        raise ValueError(f"shard indices must lie in 0..{pool - 1}, the range of this worker's data; got {outside[0]}")
-    return indices

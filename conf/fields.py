@@ -51,8 +51,8 @@ class Key:
         Allowed numbers; for a list, of its elements.
     choices : tuple of str
         Allowed strings.
-    or_number : bool
-        Whether a number is allowed beside the strings.
+    or_number, or_bool : bool
+        Whether a number, or true and false, are allowed beside the strings.
     or_null : bool
         Whether null is allowed beside the strings.
     """
@@ -62,7 +62,13 @@ class Key:
     within: Interval | None = None
     choices: tuple[str, ...] = ()
     or_number: bool = False
+    or_bool: bool = False
     or_null: bool = False
+
+    @property
+    def words(self) -> str:
+        """The allowed values that are no numbers, as they are written."""
+        return ", ".join((*self.choices, *(("true", "false") if self.or_bool else ())))
 
 
 def key(text: str, within: str = "", *, unit: str = "") -> Any:
@@ -93,7 +99,12 @@ def schema(cls: type[T]) -> type[T]:
         if words:
             known: Key = declared.metadata["key"]
             parts = get_args(hint)
-            known = replace(known, choices=words, or_number=float in parts, or_null=types.NoneType in parts)
+            beside: dict[str, Any] = {
+                "or_number": float in parts,
+                "or_bool": bool in parts,
+                "or_null": types.NoneType in parts,
+            }
+            known = replace(known, choices=words, **beside)
             declared.metadata = types.MappingProxyType({"key": known})
         annotations[name] = _supported(hint)
     cls.__annotations__ = annotations

@@ -343,6 +343,16 @@ class Engine:
 
 
 @schema
+class Inline(Engine):
+    """All workers in this process."""
+
+    batched: Literal["auto"] | bool = key(
+        "train the workers of a round in one batched computation: auto = where that is faster, decided by the model "
+        "and the round, not by measured times; what cannot be batched is trained one worker after the other"
+    )
+
+
+@schema
 class Ray(Engine):
     """Flower's simulation engine."""
 

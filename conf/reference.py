@@ -153,9 +153,9 @@ def _code(value: str) -> str:
 def _allowed(entry: Entry) -> str:
     key = entry.key
     if key.or_number:
-        return ", ".join(key.choices) + f" or a number {key.within}" + (" or null" if key.or_null else "")
+        return key.words + f" or a number {key.within}" + (" or null" if key.or_null else "")
     if key.choices:
-        return ", ".join(key.choices) + (f" or a list of numbers {key.within}" if key.within else "")
+        return key.words + (f" or a list of numbers {key.within}" if key.within else "")
     words, null, _ = expected(entry.hint).partition(" or null")
     return f"{words} {key.within}{null}" if key.within else words + null
 

@@ -43,7 +43,7 @@ def _check_value(name: str, declared: Key, value: Any) -> None:
             raise ConfigError(f"{name} must be one of {_words(declared)}; got null")
         return
     numbers = value if isinstance(value, list) else [value]
-    if value in declared.choices:
+    if value in declared.choices or (declared.or_bool and isinstance(value, bool)):
         return
     if declared.choices and not isinstance(value, (int, float) if declared.or_number else list):
         raise ConfigError(f"{name} must be one of {_words(declared)}; got {value}")
@@ -59,7 +59,7 @@ def _check_value(name: str, declared: Key, value: Any) -> None:
 
 
 def _words(declared: Key) -> str:
-    words = ", ".join(declared.choices)
+    words = declared.words
     if declared.or_number:
         words += f" or a number {declared.within}"
     elif declared.within:

@@ -81,7 +81,9 @@ class StoppingGrid(InlineGrid):
 
 
 @pytest.mark.parametrize("messages", [16, 19, 26])  # at 26 FedBuff has half a step done
-@pytest.mark.parametrize("strategy", ["al_dsgd", "all_reduce", "fedbuff", "fedcompass work=full_batch"])
+@pytest.mark.parametrize(
+    "strategy", ["al_dsgd", "all_reduce engine.batched=true", "fedbuff", "fedcompass work=full_batch"]
+)
 def test_stopped_within_a_round(strategy: str, messages: int, tmp_path: Path) -> None:
     overrides = [*RUN[:6], "topology=ring", *f"strategy={strategy}".split(), "rounds=8", "checkpoint_every=1000"]
     whole = compose([*overrides, f"run_dir={tmp_path / 'whole'}"])

@@ -4,10 +4,11 @@ Deterministic and without start-up cost, for tests and small runs.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
@@ -25,7 +26,8 @@ class InlineGrid(Grid):
     Parameters
     ----------
     client_app : ClientApp
-        Runs on every node.
+        Runs on every node. Train messages to one that has a method ``train_batch`` (see
+        :class:`clients.app.WorkerApp`) are answered together when a reply is asked for.
     num_nodes : int
         Number of nodes; node ``i`` has ``partition-id`` i in its node configuration and an unrelated node id.
     run_config : mapping, optional
@@ -45,6 +47,7 @@ class InlineGrid(Grid):
         self._client_app = client_app
         self._ids = count(1)
         self._replies: dict[str, Message] = {}
+        self._queue: deque[tuple[Message, Context]] = deque()
         # Descending ids, so that code that confuses the order of node ids with that of ranks fails.
         node_ids = [1000 + num_nodes - rank for rank in range(num_nodes)]
         self._contexts = {
@@ -91,6 +94,7 @@ class InlineGrid(Grid):
 
     def replies_to(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies to the given messages, once; a subclass may delay or drop some."""
+        self._answer_queue()
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -102,18 +106,39 @@ class InlineGrid(Grid):
         message.metadata.__dict__["_message_id"] = message_id
         context = self._contexts.get(message.metadata.dst_node_id)
         if context is None:
-            reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message)
+            self._keep(Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message))
+        elif self._train_batch and message.metadata.message_type == MessageType.TRAIN:
+            self._queue.append((message, context))
         else:
-            reply = self._reply(message, context)
+            self._keep(self._reply(message, context))
+        return message_id
+
+    @property
+    def _train_batch(self) -> Callable[..., Iterable[tuple[Message, Message | Exception]]] | None:
+        return getattr(self._client_app, "train_batch", None)
+
+    def _answer_queue(self) -> None:
+        """Let the ClientApp answer the train messages that it takes together."""
+        if not self._queue or self._train_batch is None:
+            return
+        with signals.interruptible():
+            for message, reply in self._train_batch(self._queue):
+                self._keep(_error(reply, message) if isinstance(reply, Exception) else reply)
+
+    def _keep(self, reply: Message) -> None:
+        message_id = reply.metadata.reply_to_message_id
         reply.metadata.__dict__["_message_id"] = f"reply-to-{message_id}"
         reply.metadata.delivered_at = str(time.time())
         self._replies[message_id] = reply
-        return message_id
 
     def _reply(self, message: Message, context: Context) -> Message:
         try:
             with signals.interruptible():  # training may take longer than a process that is told to stop has
                 return self._client_app(message, context)
         except Exception as error:  # as in Flower's engines, a client error becomes an error reply
-            reason = f"{type(error).__name__}: {error}"
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+            return _error(error, message)
+
+
+def _error(error: Exception, message: Message) -> Message:
+    reason = f"{type(error).__name__}: {error}"
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)

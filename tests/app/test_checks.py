@@ -43,6 +43,10 @@ VALUES = {
     ),
     "partitioner=by_group": "partitioner=by_group needs a task with groups; digits has none",
     "fleet.speeds=[]": "fleet.speeds must hold at least one number; got []",
+    "engine=inline engine.batched=true strategy=fedbuff": (
+        "engine.batched=true needs a strategy that waits for its workers, which strategy=fedbuff does not; use "
+        "engine.batched=auto"
+    ),
     "engine=torch strategy=fedbuff": "engine=torch cannot run strategy=fedbuff: updates are buffered at the server",
     "engine=torch strategy=over_selection": (
         "engine=torch cannot run strategy=over_selection: the first replies are selected by the server"

@@ -22,6 +22,7 @@ UNKNOWN = {
     "engine=null": "engine must be one of inline, ray, torch; got null",
     "engine=": "engine must be one of inline, ray, torch; got nothing",
     "engine={a:1}": "engine must be one of inline, ray, torch; got {a:1}",
+    "engine=inline engine.batched=yes": "engine.batched must be one of auto, true, false; got yes",
     "device=gpu": "device must be one of auto, cpu, cuda, mps, xpu; got gpu",
     "work.trigger=fast": "work.trigger must be one of fastest, quorum, deadline; got fast",
 }

@@ -1,0 +1,232 @@
+"""Which workers of a process are trained in one batched computation, how many at a time, and what is left to the loop.
+
+The choice depends on the messages of a round and the model alone, never on measured times or free memory: a run with
+the same seed gives the same bits, also if it is resumed.
+"""
+
+import math
+import pickle
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from logging import INFO
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from flwr.supercore import log
+from torch import Tensor
+
+from echelon.algorithms.seeds import rng
+from echelon.protocol.messages import ARRAYS, record
+
+from .batched import BatchedWorker, Schedule, make_gradients, train_together
+from .data import batches, map_tensors
+from .jobs import Job
+from .optimizers import MOMENTUM_BUFFER, State
+from .randomness import seeded
+from .training import minibatches_of
+
+if TYPE_CHECKING:
+    from .worker import Worker
+
+Batched = bool | Literal["auto"]
+
+# `auto` batches on the CPU what the loop spends on the interpreter: models that are small enough. What is larger is
+# faster one worker after the other, because it stays in the processor's cache. docs/simulation.md has the times.
+_FEWEST_WORKERS = 8
+_MOST_BYTES = {"cpu": 1_000_000}
+# Of the vectors, and of what a backward pass keeps, of the workers that are trained at once.
+_VECTOR_BYTES = {"cpu": 1 << 26}
+_ACTIVATION_BYTES = {"cpu": 1 << 28}
+_ON_ACCELERATORS = 1 << 31
+_VECTORS_PER_WORKER = 4
+
+Outcome = RecordDict | Exception
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What the loss of one mini-batch takes: bytes kept for its gradient, bytes read, and whether anything is drawn."""
+
+    kept_bytes: int
+    batch_bytes: int
+    draws: bool
+
+
+class Together:
+    """Trains the workers of a process together where that is possible and, with ``auto``, faster.
+
+    Parameters
+    ----------
+    worker : Worker
+        Of this process.
+    mode : bool or "auto"
+        True batches whatever can be batched.
+    """
+
+    def __init__(self, worker: "Worker", mode: Batched) -> None:
+        self._worker, self._auto = worker, mode == "auto"
+        self._gradients = make_gradients(worker.model, worker.objective)
+        self._costs: dict[int, _Cost] = {}
+        self._refusal = "" if mode else "off"
+        if not worker.optimizer.is_sgd:
+            self._refuse(f"only the steps of sgd are batched, not those of {worker.optimizer.name}")
+        elif buffer := next((name for name, _ in worker.model.module.named_buffers()), None):
+            self._refuse(f"the model has buffers, which a step may change: {buffer}")
+
+    def at_once(self, count: int) -> int:
+        """Return how many of ``count`` messages to take at once: equal parts whose vectors fit ``_VECTOR_BYTES``."""
+        limit = self._limit(_VECTOR_BYTES, _VECTORS_PER_WORKER * self._worker.model.parameters.nbytes)
+        if self._auto and limit < _FEWEST_WORKERS:
+            self._refuse(f"the vectors of only {limit} workers fit the memory that is set aside for them")
+        if self._refusal:
+            return 1
+        return math.ceil(count / math.ceil(count / limit))
+
+    def train(self, requests: Sequence[tuple[int, RecordDict]]) -> list[Outcome]:
+        """Return the replies to (rank, content of a train message), or what went wrong with one, in order."""
+        outcomes: list[Outcome] = []
+        groups: dict[Any, list[tuple[int, Job]]] = {}
+        for place, (rank, content) in enumerate(requests):
+            try:
+                made = self._worker.job(rank, content)
+            except Exception as error:  # the engine reports it as the worker's
+                made = error  # type: ignore[assignment]
+            outcomes.append(made)  # type: ignore[arg-type]
+            if isinstance(made, Job):
+                groups.setdefault(_kind(made), []).append((place, made))
+        for group in groups.values():
+            for (place, _), outcome in zip(group, self._outcomes([job for _, job in group]), strict=True):
+                outcomes[place] = outcome
+        return outcomes
+
+    def _outcomes(self, jobs: list[Job]) -> Iterator[Outcome]:
+        """Yield the outcomes of jobs that can be trained together, in order."""
+        size = self._size(jobs)
+        for start in range(0, len(jobs), size):
+            yield from self._batch(jobs[start : start + size]) if size > 1 else [self._loop(jobs[start])]
+
+    def _batch(self, jobs: list[Job]) -> list[Outcome]:
+        try:
+            return [*self._train(jobs)]
+        except Exception as error:
+            outcomes = [self._loop(job) for job in jobs]
+            if not any(isinstance(outcome, Exception) for outcome in outcomes):  # else it is a worker's own fault
+                self._refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return outcomes
+
+    def _loop(self, job: Job) -> Outcome:
+        try:
+            return self._worker.finish(job)
+        except Exception as error:
+            return error
+
+    def _size(self, jobs: list[Job]) -> int:
+        """Return how many of these jobs to train in one computation; 1 for the loop."""
+        if not jobs[0].simulated:
+            self._refuse("real time measures every worker by itself")
+        if self._refusal or (self._auto and len(jobs) < _FEWEST_WORKERS):
+            return 1
+        pieces = [size for sizes in minibatches_of(jobs[0].instructions) for size in sizes]
+        try:
+            cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
+        except Exception:  # the loop names what is wrong with the user's data or loss
+            return 1
+        self._costs[pieces[0]] = cost
+        read_ahead = 0 if _source(jobs) is not None else len(pieces) * cost.batch_bytes
+        limit = self._limit(_ACTIVATION_BYTES, cost.kept_bytes + read_ahead)
+        if cost.draws:
+            self._refuse("the model or the loss draws random numbers, as dropout does")
+        elif self._auto and (needed := self._worker.model.parameters.nbytes + cost.kept_bytes) > self._most_bytes():
+            self._refuse(f"a mini-batch works on {needed / 1e6:.1f} MB, which the loop does as fast")
+        return 1 if self._refusal else math.ceil(len(jobs) / math.ceil(len(jobs) / limit))
+
+    def _train(self, jobs: list[Job]) -> Iterator[RecordDict]:
+        """Train in one computation; yield the replies in order."""
+        worker, told = self._worker, jobs[0].instructions
+        schedules = [Schedule.make(job.instructions, worker.clock(job)) for job in jobs]
+        order = sorted(range(len(jobs)), key=lambda i: schedules[i].steps, reverse=True)  # neighbours stop alike
+        at_once = _source(jobs) is not None
+        model = worker.model
+        rows = torch.empty(len(jobs), model.parameters.numel(), device=worker.device)
+        velocity = torch.zeros_like(rows) if told.momentum else None
+        states: list[State] = []
+        members = []
+        for row, i in enumerate(order):
+            saved, forces = worker.load(jobs[i])
+            rows[row] = model.parameters
+            if velocity is not None and MOMENTUM_BUFFER in saved:
+                velocity[row] = saved[MOMENTUM_BUFFER]
+            states.append(saved)
+            members.append(BatchedWorker(jobs[i].data, jobs[i].indices, jobs[i].instructions, forces, schedules[i]))
+            if not at_once:
+                members[-1].read_ahead(worker.device)
+        model.module.train()
+        bound = worker.optimizer.max_grad_norm
+        updates = train_together(rows, velocity, members, self._gradients, worker.device, bound)
+        place = {i: row for row, i in enumerate(order)}
+        for i, job in enumerate(jobs):
+            row = place[i]
+            model.parameters.copy_(rows[row])
+            state = states[row]
+            moved = updates[row].samples or members[row].forces.memory is not None
+            if velocity is not None and (moved or MOMENTUM_BUFFER in state):
+                state = {**state, MOMENTUM_BUFFER: velocity[row]}
+            yield worker.reply(job, updates[row], state)
+
+    def _measure(self, job: Job, size: int) -> _Cost:
+        """Compute the loss of a worker's first mini-batch, and count what that takes."""
+        worker, told = self._worker, job.instructions
+        worker.load(job)
+        module = worker.model.module.train()
+        kept: list[int] = []
+        with seeded(0, worker.device):
+            generator = partial(rng, told.seed, "augment", max(told.rank, 0), told.server_round)
+            batch = next(batches(job.data, [job.indices[:size]], generator))
+            before = _generators(worker.device)
+            hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t)  # type: ignore[func-returns-value]
+            with hooks:
+                worker.objective.total(module, batch, size, worker.device)
+            draws = before != _generators(worker.device)
+        sizes: list[int] = []
+        map_tensors(lambda value: sizes.append(value.nbytes if isinstance(value, Tensor) else 0), batch)
+        return _Cost(sum(kept), sum(sizes), draws)
+
+    def _most_bytes(self) -> float:
+        return _MOST_BYTES.get(self._worker.device, math.inf)
+
+    def _limit(self, limits: dict[str, int], each: int) -> int:
+        """Return how many workers' shares fit, at least one."""
+        return max(limits.get(self._worker.device, _ON_ACCELERATORS) // max(each, 1), 1)
+
+    def _refuse(self, reason: str) -> None:
+        """Train by the loop from now on, and say why, once."""
+        if not self._refusal:
+            self._refusal = reason
+            log(INFO, "Workers are trained one after the other: %s", reason)
+
+
+def _kind(job: Job) -> Any:
+    """Return what jobs that are trained together must have in common."""
+    told, content = job.instructions, job.content
+    arrays = tuple(record(content, ARRAYS, ArrayRecord))
+    vectors = tuple(sorted(key for key, value in content.items() if isinstance(value, ArrayRecord)))
+    return arrays, vectors, told.learning_rate, told.momentum, told.weight_decay, told.remembers, job.simulated
+
+
+def _source(jobs: Sequence[Job]) -> Any:
+    """Return where the data of all jobs lies, to be read at once; None if that is not one place."""
+    sources = {getattr(job.data, "pure_source", None) for job in jobs}
+    return sources.pop() if len(sources) == 1 else None
+
+
+def _generators(device: str) -> Any:
+    """Return the states of the global generators, to be compared."""
+    of_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
+    torchs = [torch.default_generator.get_state()]
+    if device != "cpu":
+        torchs.append(getattr(torch, device).get_rng_state())
+    return random.getstate(), of_numpy, [bytes(state.numpy()) for state in torchs]
