@@ -2,16 +2,18 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from tests.repository import copy_repository
+from tests.repository import ROOT, copy_repository
 
 MOST_BYTES = 2_000_000
 
@@ -54,3 +56,12 @@ def test_the_apps_load_from_it_alone(bundle: bytes, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", *(str(tmp_path / n / "__init__.py") for n in ("echelon", "strategies"))]
+
+
+def test_the_example_app_is_a_bundle_that_flower_hub_takes(tmp_path: Path) -> None:
+    """Format 1 asks for the licence, the supported versions of Flower, and the one that the app is written for."""
+    shutil.copytree(ROOT / "examples" / "flower_app", tmp_path / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    bundle = zipfile.ZipFile(io.BytesIO(build_fab_from_disk(tmp_path / "app")))
+    config = tomllib.loads(bundle.read("pyproject.toml").decode())
+    assert config["tool"]["flwr"]["app"]["fab-format-version"] == 1
+    assert {"LICENSE", "digits_app/server_app.py", "digits_app/client_app.py"} <= set(bundle.namelist())
