@@ -16,7 +16,7 @@ READY := .venv/.ready
 THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run deploy-demo deploy-kit soak claims-quick test lint format clean requirements
+.PHONY: help setup run deploy-demo deploy-kit soak claims-quick test lint format docs clean requirements
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -54,6 +54,10 @@ lint: $(READY)  ## Check style, types and the layers
 format: $(READY)  ## Put the code into its form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY)  ## Build the documentation site in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet $(ARGS)
+	@echo "build/site/index.html; with its search: $(BIN)/python -m http.server --bind 127.0.0.1 --directory build/site"
 
 requirements: $(READY)  ## Pin the packages anew; ARGS=--upgrade takes the newest
 	$(BIN)/uv pip compile --no-emit-index-url --generate-hashes --universal --python-version 3.11 --extra dev pyproject.toml \
