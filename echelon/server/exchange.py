@@ -20,7 +20,6 @@ from flwr.supercore import log
 from echelon.protocol.packing import pack
 from echelon.server.transport import is_deployed, make_transport
 
-_SHORTEST_POLL_SECONDS = 0.002
 _LONGEST_POLL_SECONDS = 0.1
 
 
@@ -149,7 +148,7 @@ class Exchange:
         self._current = set()
         wait = _Wait(time.monotonic(), seconds, patience, grace)
         all_sent = any_arrived = someone_free = False
-        pause = _SHORTEST_POLL_SECONDS
+        pause = self._transport.shortest_poll_seconds
         while True:
             if self.stop.is_set():
                 raise RunStoppedError("the run was stopped")
@@ -166,7 +165,7 @@ class Exchange:
                 return
             if time.monotonic() >= wait.end or (complete is not None and complete()):
                 return
-            pause = _SHORTEST_POLL_SECONDS if replies else min(1.5 * pause, _LONGEST_POLL_SECONDS)
+            pause = self._transport.shortest_poll_seconds if replies else min(1.5 * pause, _LONGEST_POLL_SECONDS)
             self.stop.wait(min(pause, max(wait.end - time.monotonic(), 0.0)))
 
     def next_replies(self, messages: Iterable[Message], seconds: float) -> list[Message]:
@@ -181,7 +180,7 @@ class Exchange:
         for message in messages:
             self._current.update(self._push(message))
         end = time.monotonic() + seconds
-        pause = _SHORTEST_POLL_SECONDS
+        pause = self._transport.shortest_poll_seconds
         while not self.stop.is_set():
             replies = replies or self._pull()
             if replies or not self._outstanding or time.monotonic() >= end:

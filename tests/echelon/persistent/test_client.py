@@ -18,6 +18,7 @@ from echelon.persistent import client, processes
 from echelon.persistent.channel import ChannelError, Request, WorkerFailedError, send_request
 from echelon.persistent.client import TrainerLostError, ask
 from echelon.protocol.messages import as_ndarray
+from echelon.protocol.packing import pack
 
 RUN = 7
 
@@ -161,6 +162,14 @@ class TestWorkerApp:
 
     app = WorkerApp(lambda message_type, content, context: RecordDict(), persistent="my_app:app")
     context = Context(RUN, 1, {"rank": 0}, RecordDict({"kept": ConfigRecord({"by": "node"})}), {"overrides": "seed=3"})
+
+    def test_tells_a_node_what_the_instructions_say_also_if_they_are_packed(self, message: Message) -> None:
+        given = {"budget_seconds": 2.5, "timeout_seconds": 4.0, "persistent": False, "poll_seconds": 0.7}
+        message.content.config_records["config"].update(given)
+        expected = {"seconds": 6.5, "keep": False, "poll_seconds": 0.7}
+        assert self.app.wishes(message) == expected
+        message.content = pack(message.content)
+        assert self.app.wishes(message) == expected
 
     def test_answers_in_this_process_in_a_simulation(
         self, message: Message, requests: list[tuple[str, Request, float]]

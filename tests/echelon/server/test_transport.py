@@ -17,7 +17,7 @@ from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run
 from flwr.superlink.grid import HttpGrid
 
-from echelon.server.transport import ThreadedTransport, Transport, make_transport
+from echelon.server.transport import ThreadedTransport, Transport, _Answering, make_transport
 from tests import tiny
 from tests.processes import wait_for
 
@@ -179,3 +179,28 @@ def test_another_flower_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(HttpGrid, "pull_messages", lambda self, ids: [])
     assert type(make_transport(HttpGrid(token="token"))) is Transport
     assert type(make_transport(tiny.grid(1))) is Transport
+
+
+class Uploading:
+    """Has an object from the third request on."""
+
+    def __init__(self, *, known: bool = True) -> None:
+        self.requests, self.known = 0, known
+
+    def PullObject(self, request: Any) -> PullObjectResponse:  # noqa: N802
+        self.requests += 1
+        return PullObjectResponse(object_found=self.known, object_available=self.requests > 2)
+
+
+def test_an_object_that_is_under_way_is_asked_for_at_once() -> None:
+    client = Uploading()
+    answering = _Answering(client, PullAppMessagesResponse(), threading.Event(), threading.BoundedSemaphore(1))
+    assert answering.PullObject(None).object_available
+    assert client.requests == 3
+
+
+def test_an_object_that_does_not_exist_is_asked_for_once() -> None:
+    client = Uploading(known=False)
+    answering = _Answering(client, PullAppMessagesResponse(), threading.Event(), threading.BoundedSemaphore(1))
+    assert not answering.PullObject(None).object_found
+    assert client.requests == 1
