@@ -51,6 +51,10 @@ def check(config: Config, built: FlowerStrategy) -> None:
         return
     if built.needs_server:
         raise ConfigError(f"engine=torch cannot run strategy={config.strategy.name}: {built.needs_server}")
+    if (rank := os.environ.get("LOCAL_RANK")) is not None:
+        raise ConfigError(
+            f"engine=torch starts its processes itself: call run_sim.py without torchrun, which set LOCAL_RANK={rank}"
+        )
     count = config.engine.processes
     if count is not None and count > config.workers:
         raise ConfigError(f"engine.processes must be at most workers={config.workers}; got {count}")

@@ -131,6 +131,13 @@ def test_message(overrides: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_torchrun_would_start_every_process_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    check(compose(["engine=inline"]))
+    with pytest.raises(ConfigError, match=r"^engine=torch starts its processes itself: .* which set LOCAL_RANK=1$"):
+        check(compose(["engine=torch"]))
+
+
 @pytest.mark.parametrize("overrides", [[], ["strategy=all_reduce", "workers=3"], ["strategy=fedbuff", "workers=5"]])
 def test_what_goes_together_passes(overrides: list[str]) -> None:
     check(compose(overrides))

@@ -107,7 +107,7 @@ def test_what_ends_all(do: Callable[[Member], Any], line: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "how"),
-    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "was stopped for 2 s (engine.timeout)")],
+    [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "was stopped for 4 s (engine.timeout)")],
 )
 def test_a_lost_process_comes_back(number: signal.Signals, how: str, tmp_path: Path) -> None:
     """The other one goes on alone, and tells it of the run when it is back."""
@@ -118,7 +118,7 @@ def test_a_lost_process_comes_back(number: signal.Signals, how: str, tmp_path: P
         return len(together) == 2
 
     script = Script(enough)
-    start(partial(is_hit, number, tmp_path / "hit"), script, timeout=60 if number == signal.SIGKILL else 2)
+    start(partial(is_hit, number, tmp_path / "hit"), script, timeout=60 if number == signal.SIGKILL else 4)
     assert script.lost == [f"the process of worker 2 {how}"]
     *alone, before, last = script.values
     assert alone
