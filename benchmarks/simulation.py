@@ -3,9 +3,10 @@
     python -m benchmarks.simulation [--models mlp cnn] [--workers 10 100] [--steps 10 1] [--rounds 7]
 
 Every worker trains on `--steps` batches of `--batch` random grey images of 8 x 8, by SGD from the common model, and the
-models are averaged (`AllReduce`); nothing is evaluated. After each round of the engine comes one of either other, so
-that all run under the same load. Reported are medians of CPU milliseconds per worker and round, without the first
-round, and the engine's overhead: the median of its differences to the loop.
+models are averaged (`AllReduce`); nothing is evaluated. The engine trains the workers of one round one after the other
+(`engine.batched=false`), those of the next in one batched computation (`true`); after each such pair comes one round of
+either other, so that all run under the same load. Reported are medians of CPU milliseconds per worker and round,
+without the first rounds, and of the ratios.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from clients import make_client_app
+from clients import Device, Fleet, make_client_app
 from echelon.engines.inline import InlineGrid
 from strategies import SGD, AllReduce, FullBatch, Partition
 from tasks import Shape
@@ -50,46 +51,54 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    print("| model | workers | steps | bare loop, ms | vmap | inline | inline / loop | overhead, ms |")
-    print("|---|---|---|---|---|---|---|---|")
+    columns = ("model", "workers", "steps", "bare loop, ms", "vmap", "inline", "batched")
+    print("|", " | ".join((*columns, "inline / loop", "batched / loop", "batched / vmap")), "|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name in options.models:
         for workers in options.workers:
             for steps in options.steps:
-                inline, loop, batched = compare(MODELS[name], workers, steps, options.batch, options.rounds)
-                ratio, overhead = np.median(inline / loop), np.median(inline - loop)
-                medians = " | ".join(f"{np.median(spent):.2f}" for spent in (loop, batched, inline))
-                print(f"| `{name}` | {workers} | {steps} | {medians} | {ratio:.2f}x | {overhead:.2f} |", flush=True)
+                inline, batched, loop, vmapped = compare(MODELS[name], workers, steps, options.batch, options.rounds)
+                medians = " | ".join(f"{np.median(spent):.2f}" for spent in (loop, vmapped, inline, batched))
+                pairs = ((inline, loop), (batched, loop), (batched, vmapped))
+                ratios = " | ".join(f"{np.median(ours / theirs):.2f}x" for ours, theirs in pairs)
+                print(f"| `{name}` | {workers} | {steps} | {medians} | {ratios} |", flush=True)
 
 
 def compare(
     build: Callable[[], nn.Module], workers: int, steps: int, batch: int, rounds: int
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return CPU milliseconds per worker of each round: of the inline engine, the bare loop and the batched one."""
+    """Return CPU milliseconds per worker and round: of the engine's loop and batches, the bare loop, and `vmap`."""
     drawn = torch.Generator().manual_seed(0)
     samples = workers * steps * batch
     data = torch.rand(samples, *SHAPE.input_shape, generator=drawn), torch.randint(10, (samples,), generator=drawn)
     shards = torch.arange(samples).view(workers, steps, batch)
-    others = [bare_loop(build(), data, shards), batched(build(), data, shards)]
+    others = [bare_loop(build(), data, shards), hand_written(build(), data, shards)]
+    devices = Fleet((Device(1000.0),))
+    app = make_client_app(lambda rank, num_workers: data, build, device="cpu", fleet=devices, batched=True)
+    train_batch, app.train_batch = app.train_batch, None
     spent: list[list[float]] = []
+    of_engine: list[float] = []
     began = 0.0
 
     def finished(record: Any, state: Any) -> None:
         nonlocal began
-        of_inline = time.process_time() - began
-        spent.append([of_inline, *(seconds(step) for step in others)])
+        of_engine.append(time.process_time() - began)
+        app.train_batch = None if app.train_batch else train_batch
+        if app.train_batch is None:
+            spent.append([*of_engine, *(seconds(step) for step in others)])
+            of_engine.clear()
         began = time.process_time()
 
     strategy = AllReduce(
         work=FullBatch(local_steps=steps, batch_size=batch, minibatch_size=batch),
         sgd=SGD(LEARNING_RATE),
         partition=Partition([shard.reshape(-1).numpy() for shard in shards]),
-        eval_every=rounds + 1,
+        eval_every=2 * rounds + 3,
         on_round=[finished],
     )
-    app = make_client_app(lambda rank, num_workers: data, build, device="cpu")
     began = time.process_time()
     initial = ArrayRecord(build().state_dict())
-    strategy.start(InlineGrid(app, workers), initial, rounds + 1, evaluate_fn=lambda number, arrays: None)
+    strategy.start(InlineGrid(app, workers), initial, 2 * rounds + 2, evaluate_fn=lambda number, arrays: None)
     return tuple(1e3 * np.array(spent[1:]).T / workers)
 
 
@@ -114,7 +123,7 @@ def bare_loop(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) -> 
     return run
 
 
-def batched(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) -> Callable[[], None]:
+def hand_written(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) -> Callable[[], None]:
     """Return a function that trains all workers in one batched computation, and averages their models."""
     inputs, labels = data
     common = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
