@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 
 Batched = bool | Literal["auto"]
 
-# `auto` batches on the CPU what the loop spends on the interpreter: models that are small enough. What is larger is
-# faster one worker after the other, because it stays in the processor's cache. docs/simulation.md has the times.
+# `auto` batches what the loop spends on the interpreter: models that are small enough. What is larger is faster one
+# worker after the other, because it stays in the processor's cache. docs/simulation.md has the times, of a CPU.
 _FEWEST_WORKERS = 8
-_MOST_BYTES = {"cpu": 1_000_000}
+_MOST_BYTES = 1_000_000
 # Of the vectors, and of what a backward pass keeps, of the workers that are trained at once.
-_VECTOR_BYTES = {"cpu": 1 << 26}
-_ACTIVATION_BYTES = {"cpu": 1 << 28}
-_ON_ACCELERATORS = 1 << 31
+_VECTOR_BYTES = 1 << 26
+_KEPT_BYTES = 1 << 28
 _VECTORS_PER_WORKER = 4
 
 Outcome = RecordDict | Exception
@@ -71,7 +70,7 @@ class Together:
         self._worker, self._auto = worker, mode == "auto"
         self._gradients = make_gradients(worker.model, worker.objective)
         self._costs: dict[int, _Cost] = {}
-        self._refusal = "" if mode else "off"
+        self._refusal = ""
         if not worker.optimizer.is_sgd:
             self._refuse(f"only the steps of sgd are batched, not those of {worker.optimizer.name}")
         elif buffer := next((name for name, _ in worker.model.module.named_buffers()), None):
@@ -79,7 +78,7 @@ class Together:
 
     def at_once(self, count: int) -> int:
         """Return how many of ``count`` messages to take at once: equal parts whose vectors fit ``_VECTOR_BYTES``."""
-        limit = self._limit(_VECTOR_BYTES, _VECTORS_PER_WORKER * self._worker.model.parameters.nbytes)
+        limit = _limit(_VECTOR_BYTES, _VECTORS_PER_WORKER * self._worker.model.parameters.nbytes)
         if self._auto and limit < _FEWEST_WORKERS:
             self._refuse(f"the vectors of only {limit} workers fit the memory that is set aside for them")
         if self._refusal:
@@ -137,10 +136,10 @@ class Together:
             return 1
         self._costs[pieces[0]] = cost
         read_ahead = 0 if _source(jobs) is not None else len(pieces) * cost.batch_bytes
-        limit = self._limit(_ACTIVATION_BYTES, cost.kept_bytes + read_ahead)
+        limit = _limit(_KEPT_BYTES, cost.kept_bytes + read_ahead)
         if cost.draws:
             self._refuse("the model or the loss draws random numbers, as dropout does")
-        elif self._auto and (needed := self._worker.model.parameters.nbytes + cost.kept_bytes) > self._most_bytes():
+        elif self._auto and (needed := self._worker.model.parameters.nbytes + cost.kept_bytes) > _MOST_BYTES:
             self._refuse(f"a mini-batch works on {needed / 1e6:.1f} MB, which the loop does as fast")
         return 1 if self._refusal else math.ceil(len(jobs) / math.ceil(len(jobs) / limit))
 
@@ -195,18 +194,16 @@ class Together:
         map_tensors(lambda value: sizes.append(value.nbytes if isinstance(value, Tensor) else 0), batch)
         return _Cost(sum(kept), sum(sizes), draws)
 
-    def _most_bytes(self) -> float:
-        return _MOST_BYTES.get(self._worker.device, math.inf)
-
-    def _limit(self, limits: dict[str, int], each: int) -> int:
-        """Return how many workers' shares fit, at least one."""
-        return max(limits.get(self._worker.device, _ON_ACCELERATORS) // max(each, 1), 1)
-
     def _refuse(self, reason: str) -> None:
         """Train by the loop from now on, and say why, once."""
         if not self._refusal:
             self._refusal = reason
             log(INFO, "Workers are trained one after the other: %s", reason)
+
+
+def _limit(total: int, each: int) -> int:
+    """Return how many workers' shares fit, at least one."""
+    return max(total // max(each, 1), 1)
 
 
 def _kind(job: Job) -> Any:
