@@ -133,7 +133,7 @@ def test_the_image_recipe_installs_echelon(kit: Path, tmp_path: Path) -> None:
     dependencies, own = (command.split(maxsplit=2)[2] for command in run.split("&&"))
     target = tmp_path / "site"
     pip = f"{sys.executable} -m"
-    here = {**os.environ, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    here = {**os.environ, "PIP_NO_INDEX": "1", "PIP_NO_COMPILE": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     for command in (f"{dependencies} --dry-run", f"{own} --target {target}"):
         done = subprocess.run(
             f"{pip} {command}", shell=True, cwd=context, env=here, capture_output=True, text=True, check=False
@@ -143,6 +143,23 @@ def test_the_image_recipe_installs_echelon(kit: Path, tmp_path: Path) -> None:
     python = [sys.executable, "-c", program, str(target)]
     done = subprocess.run(python, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(target / "echelon" / "strategies" / "__init__.py")
+
+
+def test_a_machine_installs_into_its_own_environment(kit: Path, tmp_path: Path) -> None:
+    """And not into the one whose Python the shell found first, which lacks Echelon."""
+    machine, other = tmp_path / "machine", tmp_path / "bin" / "python"
+    shutil.copytree(kit / "node-0", machine)
+    (machine / "requirements.txt").write_text("")
+    other.parent.mkdir()
+    other.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\nexit 1\n')
+    other.chmod(0o755)
+    variables = {"PATH": f"{other.parent}:/usr/bin:/bin", "PYTHON": sys.executable, "PIP_NO_COMPILE": "1"}
+    done = subprocess.run(
+        ["sh", str(machine / "install.sh")], env=variables, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text() == "-c import echelon, flwr\n"
+    assert (machine / ".venv/bin/echelon").exists()
 
 
 def test_the_versions_in_use_here_are_fixed(kit: Path) -> None:
