@@ -13,7 +13,7 @@ from echelon.deployment.credentials import LIFETIME, make_certificates, make_nod
 from echelon.deployment.kit import software
 
 # What starts a SuperNode: takes the options of flower-supernode.
-NODE_COMMAND = "flower-supernode"
+NODE_COMMAND = "echelon node"
 FIRST_NODE_PORT = 9210  # of a SuperNode's own server, on its machine only: one per SuperNode
 
 _TEMPLATES = Path(__file__).parent / "templates"
