@@ -104,7 +104,11 @@ class Together:
 
     def _outcomes(self, jobs: list[Job]) -> Iterator[Outcome]:
         """Yield the outcomes of jobs that can be trained together, in order."""
-        size = self._size(jobs)
+        try:
+            size = self._size(jobs)
+        except Exception as error:
+            yield from self._after(error, jobs)
+            return
         for start in range(0, len(jobs), size):
             yield from self._batch(jobs[start : start + size]) if size > 1 else [self._loop(jobs[start])]
 
@@ -112,10 +116,14 @@ class Together:
         try:
             return [*self._train(jobs)]
         except Exception as error:
-            outcomes = [self._loop(job) for job in jobs]
-            if not any(isinstance(outcome, Exception) for outcome in outcomes):  # else it is a worker's own fault
-                self._refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-            return outcomes
+            return self._after(error, jobs)
+
+    def _after(self, error: Exception, jobs: list[Job]) -> list[Outcome]:
+        """Train by the loop what could not be batched; if it raises as well, the error is a worker's own."""
+        outcomes = [self._loop(job) for job in jobs]
+        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+            self._refuse(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return outcomes
 
     def _loop(self, job: Job) -> Outcome:
         try:
@@ -130,10 +138,7 @@ class Together:
         if self._refusal or (self._auto and len(jobs) < _FEWEST_WORKERS):
             return 1
         pieces = [size for sizes in minibatches_of(jobs[0].instructions) for size in sizes]
-        try:
-            cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
-        except Exception:  # the loop names what is wrong with the user's data or loss
-            return 1
+        cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
         self._costs[pieces[0]] = cost
         read_ahead = 0 if _source(jobs) is not None else len(pieces) * cost.batch_bytes
         limit = _limit(_KEPT_BYTES, cost.kept_bytes + read_ahead)
