@@ -22,8 +22,8 @@ from flwr.app import RecordDict
 from echelon.persistent import processes
 from echelon.persistent.channel import KEY_BYTES, ChannelError, Request, introduce, receive_answer, send_request
 
-# Only Flower's command that handles one message on a deployed node imports this module.
-_ENTRY = "flwr.supernode.runtime.run_clientapp"
+# Flower's command that handles one message on a deployed node. Its modules may be imported elsewhere, too.
+_PROGRAM = "flwr-clientapp"
 # An idle trainer answers immediately; a new one imports Flower first.
 _GREETING_SECONDS = 10.0
 _STARTING_SECONDS = 300.0
@@ -63,7 +63,7 @@ class Trainer:
 
 def available() -> bool:
     """Return whether a SuperNode started this process for one message (false in a simulation)."""
-    return os.name == "posix" and _ENTRY in sys.modules
+    return os.name == "posix" and Path(sys.argv[0]).name == _PROGRAM
 
 
 def ask(app: str, request: Request, seconds: float = math.inf) -> RecordDict:

@@ -1,3 +1,4 @@
+import importlib
 import os
 import shutil
 import signal
@@ -174,13 +175,14 @@ class TestWorkerApp:
     def test_answers_in_this_process_in_a_simulation(
         self, message: Message, requests: list[tuple[str, Request, float]]
     ) -> None:
+        importlib.import_module("flwr.supernode.runtime.run_clientapp")  # as a node of ours does
         self.app(message, self.context)
         assert requests == []
 
     def test_asks_the_trainer_on_a_real_device(
         self, message: Message, requests: list[tuple[str, Request, float]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, client._ENTRY, sys)
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/flwr-clientapp", "--insecure"])
         # Its thread would end the test run while another test changes how processes are identified.
         monkeypatch.setattr(processes, "end_with_parent", lambda: None)
         self.app(message, self.context)
