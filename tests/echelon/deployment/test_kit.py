@@ -202,7 +202,7 @@ def test_slurm_starts_each_node_once(kit: Path, tmp_path: Path) -> None:
 def test_another_app_runs_with_flowers_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app = tmp_path / "app"
     shutil.copytree(ROOT / "examples" / "flower_app", app)
-    project = (app / "pyproject.toml").read_text().replace('["flwr-echelon"]', '["flwr-echelon", "not-there-yet>=1"]')
+    project = (app / "pyproject.toml").read_text().replace('"flwr-echelon"', '"flwr-echelon", "not-there-yet>=1"')
     (app / "pyproject.toml").write_text(project)
     assert main(["--app", str(app), *OPTIONS, "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
