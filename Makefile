@@ -37,7 +37,7 @@ deploy-kit: $(READY)  ## Write a folder per machine of a deployment: NODES=3 HOS
 soak: $(READY)  ## Try random faults for 20 minutes (root may fill disks); ARGS="--seconds 60 --only command"
 	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
-claims-quick: $(READY)  ## Check the direction of every published claim with small runs, in about ten minutes
+claims-quick: $(READY)  ## Check the direction of every published claim with small runs, in about five minutes
 	$(BIN)/python -m benchmarks.claims --setting quick --check --out runs/claims-quick-$$(date +%Y-%m-%d-%H-%M-%S) $(ARGS)
 
 # pytest ends with 5 when ARGS select no test of a kind.
