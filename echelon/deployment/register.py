@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +18,9 @@ from pathlib import Path
 _BAD_INPUT = 2
 # As Flower's SuperLink says it for a key that it knows.
 _KNOWN = "already in use"
+# As Flower's command says it while the SuperLink starts, which may take a while on a busy machine.
+_NOT_THERE = "connection to the superlink is unavailable"
+_SUPERLINK_SECONDS, _PAUSE_SECONDS = 60.0, 1.0
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -41,6 +45,8 @@ def public_keys(folder: Path) -> list[Path]:
 def register(keys: Sequence[Path], connection: str, environment: Mapping[str, str] = os.environ) -> list[int]:
     """Register public keys and return the ids of their nodes, in the same order.
 
+    A SuperLink that does not answer yet is asked again for a minute.
+
     Parameters
     ----------
     keys : sequence of Path
@@ -63,8 +69,13 @@ def _register(key: Path, connection: str, environment: Mapping[str, str]) -> int
     beside = key.with_suffix(".id")
     flwr = Path(sys.executable).with_name("flwr")
     command = [str(flwr), "supernode", "register", str(key.resolve()), connection, "--format", "json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    node, message = _read(done)
+    until = time.monotonic() + _SUPERLINK_SECONDS
+    while True:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        node, message = _read(done)
+        if _NOT_THERE not in message.lower() or time.monotonic() > until:
+            break
+        time.sleep(_PAUSE_SECONDS)
     if node is not None:
         beside.write_text(f"{node}\n", encoding="utf-8")
         return node

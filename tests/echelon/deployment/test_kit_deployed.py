@@ -30,6 +30,7 @@ def test_a_kit_is_copied_and_started_and_nothing_else() -> None:
     folder = Path(tempfile.mkdtemp(prefix="echelon-"))
     family = Family(ECHELON_ENV=sys.prefix, HOME=str(folder))
     family.environment |= {"PATH": "/usr/bin:/bin"}
+    started: list[subprocess.Popen[str]] = []
     try:
         kit = ["--app", str(ROOT), "--nodes", "2", "--host", "127.0.0.1", "--port", str(free_port())]
         assert main([*kit, "--out", str(folder / "kit")]) == 0
@@ -38,7 +39,7 @@ def test_a_kit_is_copied_and_started_and_nothing_else() -> None:
             shutil.copytree(folder / "kit" / name, machine)
         shutil.rmtree(folder / "kit")
         # SuperNodes first, whose keys are not registered: they are refused, and try again.
-        started = [_start(family, machines[name]) for name in reversed(SERVICES)]
+        started += [_start(family, machines[name]) for name in reversed(SERVICES)]
         run = family.run("sh", str(machines["operator"] / "run.sh"), *OVERRIDES)
         assert run.returncode == 0, run.stdout + run.stderr
         (metrics,) = machines["superlink"].glob("runs/*/*/metrics.jsonl")
@@ -50,10 +51,12 @@ def test_a_kit_is_copied_and_started_and_nothing_else() -> None:
         for process in started:
             process.send_signal(signal.SIGTERM)
         for process in started:
-            process.communicate(timeout=30)
+            process.wait(30)
         wait_for(lambda: not family.alive(), 30)
     finally:
         family.end()
+        for process in started:
+            process.communicate()
         shutil.rmtree(folder, ignore_errors=True)
 
 

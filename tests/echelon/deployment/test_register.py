@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from echelon.deployment import register
 from echelon.deployment.credentials import make_node_key
 from echelon.deployment.loopback import CONNECTION, Loopback
 from echelon.deployment.register import main, public_keys
@@ -49,14 +50,34 @@ def test_a_folder_without_keys_is_an_error(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == f"register: {tmp_path}: no public key *.pub there\n"
 
 
-def test_flowers_refusal_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command of an unreadable key, of a SuperLink that does not answer, and one that prints no JSON."""
-    flwr = tmp_path / "bin" / "flwr"
-    flwr.parent.mkdir()
-    monkeypatch.setattr(sys, "executable", str(flwr.with_name("python")))
+@pytest.fixture
+def flwr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make room for a command in place of Flower's, and one key."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     (tmp_path / "node-0.pub").write_text("no key")
+    return tmp_path / "bin" / "flwr"
+
+
+def test_a_superlink_that_is_starting_is_asked_again(
+    flwr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(register, "_PAUSE_SECONDS", 0.01)
+    asked = tmp_path / "asked"
+    unavailable = "echo 'Connection to the SuperLink is unavailable. Please check' >&2; exit 1"
+    answer = f"echo >> {asked}; [ $(wc -l < {asked}) -ge 3 ] || {{ {unavailable}; }}"
+    flwr.write_text(f'#!/bin/sh\n{answer}\necho \'{{"node-id": "7"}}\'\n')
+    flwr.chmod(0o755)
+    assert main([str(tmp_path), "lab"]) == 0
+    assert capsys.readouterr().out == "node-0.pub: node 7\nnodes=[7]\n"
+    asked.unlink()
+    monkeypatch.setattr(register, "_SUPERLINK_SECONDS", 0.0)
+    assert main([str(tmp_path), "lab"]) == 2
+    assert "node-0.pub cannot be registered: Connection to the SuperLink is unavailable" in capsys.readouterr().err
+
+
+def test_flowers_refusal_is_one_line(flwr: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command of an unreadable key, one that fails, and one that prints no JSON."""
     outputs = ('echo \'{"success": false, "error-message": "not  an EC key"}\'', "echo Traceback >&2; exit 1", "exit 3")
     for output, said in zip(outputs, ("not an EC key", "Traceback", "flwr ended with status 3"), strict=True):
         flwr.write_text(f"#!/bin/sh\n{output}\n")

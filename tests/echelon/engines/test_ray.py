@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -148,6 +149,12 @@ def test_a_cluster_of_two_nodes(cluster: str, tmp_path: Path, family: Family) ->
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
 
 
+def _alive(family: Family, process: "subprocess.Popen[str]") -> list[str]:
+    """Return the commands that are running; fail with what the first one has said if it has ended."""
+    assert process.poll() is None, process.communicate()
+    return list(family.alive().values())
+
+
 def _answers(address: str) -> bool:
     host, _, port = address.partition(":")
     with socket.socket() as trial:
@@ -210,7 +217,7 @@ def test_killed_it_leaves_no_process(tmp_path: Path, family: Family) -> None:
     process = family.start(sys.executable, "run_sim.py", f"run_dir={folder}", "rounds=100000", "progress=none")
     wait_for(lambda: len(records(folder)) >= 1)
     # They start beside the first rounds, and take their names later.
-    wait_for(lambda: sum("Agent" in command for command in family.alive().values()) >= 2)
+    wait_for(lambda: sum("Agent" in command for command in _alive(family, process)) >= 2)
     process.kill()
     process.communicate(timeout=15)
     wait_for(lambda: not family.alive(), 15)
