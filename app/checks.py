@@ -106,32 +106,13 @@ def _check_optimizer(config: Config, deployed: bool) -> None:
             "optimizer.state=worker needs workers that stay in their processes, which those of engine=ray do not; "
             "use engine=inline or optimizer.state=server"
         )
-    if (reason := _sgd_at_the_server(config)) is not None:
-        for name, needed in (("name", "sgd"), ("state", "server")):
-            if (value := getattr(optimizer, name)) != needed:
-                raise ConfigError(f"{reason} needs optimizer.{name}={needed}; got {value}")
-
-
-def _sgd_at_the_server(config: Config) -> str | None:
-    """Return the setting that needs the workers' SGD, and its momentum, at the server; None if there is none."""
-    chosen = config.strategy
-    if isinstance(config.work, groups.NonBlocking) and config.work.estimator == "memory":
-        return "work.estimator=memory"
-    if not isinstance(chosen, groups.Synchronous):
-        return None
-    one_model = not isinstance(chosen, groups.Decentralised)  # averages the state of any optimiser
-    if chosen.correction != "none":
-        return f"strategy.correction={chosen.correction}"
-    if chosen.momentum_mixing == "local" or (chosen.momentum_mixing == "mixed" and one_model):
-        return None
-    return f"strategy.momentum_mixing={chosen.momentum_mixing}"
 
 
 def _check_strategy(config: Config, deployed: bool) -> None:
     """Build the strategy and lay out its graphs for shards of equal size."""
     try:
         built = strategy.build(config, Options(held_out_loss=lambda arrays: 0.0))
-        built.check_optimizer(config.optimizer.name)
+        built.check_optimizer(config.optimizer.name, config.optimizer.state)
         if not deployed:
             peer.check(config, built)
         built.lay_out(config.workers, np.ones(config.workers, dtype=np.int64))

@@ -116,7 +116,7 @@ class ALDSGD(Gossip):
             raise ValueError(f"strategy.gate=true needs strategy.signal=held_out; got {signal}")
         if gate and force != "after_mixing":
             raise ValueError(f"strategy.gate=true needs strategy.force=after_mixing; got {force}")
-        if force == "in_step" and self.work.remembers:
+        if force == "in_step" and self.remembers:
             raise ValueError("strategy.force must be after_mixing with work.estimator=memory; got in_step")
         self.gate = gate
         self.weights = {"c1": c1, "c2": c2, "p1": p1, "p2": p2}

@@ -72,7 +72,7 @@ class Asynchronous(FlowerStrategy):
     ) -> None:
         super().__init__(**options)
         name = type(self).__name__
-        if self.work.remembers:
+        if self.remembers:
             raise ValueError(f"work.estimator must not be memory with {name}, which has no rounds; got memory")
         if isinstance(options.get("norm_limit"), AutoNormLimit):
             raise ValueError(

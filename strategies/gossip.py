@@ -6,8 +6,6 @@ from typing import Protocol, Unpack
 
 import networkx as nx
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord
-from flwr.serverapp import Grid
 from flwr.supercore import log
 
 from echelon.algorithms.mixing import restrict
@@ -18,7 +16,6 @@ from echelon.algorithms.topology import build
 from echelon.core.mixing import Floats, Ints, Mixing
 from echelon.core.strategy import Order, RoundNumbers
 from echelon.server.options import Options
-from echelon.server.session import Session
 from echelon.server.strategy import FlowerStrategy
 
 
@@ -77,19 +74,11 @@ class Gossip(FlowerStrategy):
         self.order = order
         self.allow_disconnected = allow_disconnected
 
-    def open(self, grid: Grid, arrays: ArrayRecord, config: ConfigRecord) -> Session:
-        """Open the run.
-
-        Raises
-        ------
-        ValueError
-            If momentum is to be mixed, but does not travel.
-        """
-        session = super().open(grid, arrays, config)
-        has_other_state = session.layout.optimizer_size or (self.sgd.momentum and session.state.momentum is None)
-        if self.momentum_mixing == "mixed" and has_other_state:
-            raise ValueError("strategy.momentum_mixing=mixed needs optimizer.name=sgd and optimizer.state=server")
-        return session
+    @property
+    def uses_momentum(self) -> str:
+        """The setting, as key=value, that needs the workers' SGD and its momentum at the host; empty without one."""
+        mixed = "strategy.momentum_mixing=mixed" if self.momentum_mixing == "mixed" else ""
+        return super().uses_momentum or mixed
 
     def lay_out(self, num_workers: int, shard_sizes: Ints) -> None:
         """Lay out the graphs of all rounds.

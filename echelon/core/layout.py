@@ -93,6 +93,8 @@ class Layout:
         Columns of a row, P.
     exact_size : int
         Bytes beside a row, B.
+    optimizer : str
+        Name of the workers' optimiser, or of its class.
     has_momentum : bool
         Whether SGD's momentum buffer, if there is momentum, travels with the row.
     optimizer_size : int
@@ -151,9 +153,14 @@ class Layout:
         self.exact_size = sum(num_bytes[name] for name in exact)
         self._slots = dict.fromkeys(parts.vectors, self.num_parameters) | dict.fromkeys(parts.numbers, 1)
         self._numbers = set(parts.numbers)
-        self.has_momentum = parts.momentum
+        self.optimizer, self.has_momentum = parts.optimizer, parts.momentum
         self.optimizer_size = sum(self._slots.values())
         self.num_bytes = sum(self.sent_bytes.values())
+
+    @property
+    def optimizer_state(self) -> str:
+        """Who keeps the state of the workers' SGD between rounds, as ``optimizer.state``."""
+        return "server" if self.has_momentum else "worker or reset"
 
     @property
     def sent_bytes(self) -> dict[str, int]:

@@ -188,19 +188,46 @@ class Strategy(ABC):
         """Return with whom a worker averages in a round if all are present: everybody, where there is no graph."""
         return [other for other in range(self.num_workers) if other != rank]
 
-    def check_optimizer(self, name: str) -> None:
+    @property
+    def remembers(self) -> bool:
+        """Whether the host fills in what a worker did not finish with earlier gradients of that worker."""
+        return self.work.estimator == "memory"
+
+    @property
+    def uses_momentum(self) -> str:
+        """The setting, as key=value, that needs the workers' SGD and its momentum at the host; empty without one."""
+        if self.remembers:
+            return "work.estimator=memory"
+        if self.correction != "none":
+            return f"strategy.correction={self.correction}"
+        return "strategy.momentum_mixing=quasi_global" if self.momentum_mixing == "quasi_global" else ""
+
+    def check_optimizer(self, name: str, state: str) -> None:
         """Check that the workers' optimiser goes with this strategy.
+
+        Parameters
+        ----------
+        name : str
+            The optimiser.
+        state : str
+            Who keeps its state between rounds, as ``optimizer.state``.
 
         Raises
         ------
         ValueError
-            If partial results are weighed, which a step that is not as large as the gradient does not allow.
+            If partial results are weighed, which a step that is not as large as the gradient does not allow, or
+            :attr:`uses_momentum` and it is another optimiser than SGD, or its state stays away from the host.
         """
-        if self.work.estimator != "nominal" and name.lower() != "sgd":
+        is_sgd = name.lower() == "sgd"
+        if self.work.estimator != "nominal" and not is_sgd:
             raise ValueError(
                 f"work.estimator={self.work.estimator} needs optimizer.name=sgd, whose step is as large as the "
                 f"gradient; got {name}"
             )
+        if self.uses_momentum and not is_sgd:
+            raise ValueError(f"{self.uses_momentum} needs optimizer.name=sgd; got {name}")
+        if self.uses_momentum and state != "server":
+            raise ValueError(f"{self.uses_momentum} needs optimizer.state=server; got {state}")
 
     @abstractmethod
     def mixing(self, numbers: RoundNumbers) -> Mixing:

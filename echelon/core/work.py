@@ -39,10 +39,6 @@ class WorkPolicy(Protocol):
     def ema(self) -> float:
         """Weight of the newest round in the estimate of a worker's speed."""
 
-    @property
-    def remembers(self) -> bool:
-        """Whether the host fills in what a worker did not finish with earlier gradients of that worker."""
-
     def target_samples(self, batch_sizes: Ints, left_in_batch: Ints) -> Ints:
         """Return the samples that each worker is to process this round, shape (N,)."""
 
@@ -79,7 +75,6 @@ class FullBatch:
 
     min_minibatches = 0
     estimator = "nominal"
-    remembers = False
 
     def __post_init__(self) -> None:
         _check_sizes(self.local_steps, self.batch_size, self.minibatch_size, self.ema)
@@ -141,13 +136,8 @@ class NonBlocking:
             raise ValueError(f"work.target must be full or rest; got {self.target}")
         if self.target == "rest" and self.local_steps > 1:
             raise ValueError(f"work.target=rest needs local_steps=1; got {self.local_steps}")
-        if self.remembers and self.local_steps > 1:
+        if self.estimator == "memory" and self.local_steps > 1:
             raise ValueError(f"work.estimator=memory needs local_steps=1; got {self.local_steps}")
-
-    @property
-    def remembers(self) -> bool:
-        """Whether the estimator is ``memory``."""
-        return self.estimator == "memory"
 
     def target_samples(self, batch_sizes: Ints, left_in_batch: Ints) -> Ints:
         """Return F batches, or what is left of the current one."""

@@ -112,8 +112,7 @@ class PeerRun:
         entries = {rank: site.describe(handshake, parts.arrays) for rank, site in self.sites.items()}
         own = Roster(list(entries.values()), [])
         self.layout, arrays = lay_out_model(parts.arrays, own)
-        strategy.check_optimizer(own.parts.optimizer if own.parts else "sgd")
-        vectors.check(strategy, self.layout)
+        strategy.check_optimizer(self.layout.optimizer, self.layout.optimizer_state)
         self._roster = measured.roster(group.introduce(measured.described(entries)), group)
         sizes = self._roster.shard_sizes if parts.partition.sizes is None else parts.partition.sizes
         self.rounds = Rounds(strategy, group, sizes, self._model, parts.partition.batch_ratios, measures_drift=True)

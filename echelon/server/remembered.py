@@ -24,7 +24,7 @@ def payload(
     strategy: Strategy, rank: int, state: ServerState, layout: ArrayLayout
 ) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
     """Return what a worker gets: h_i, if there is one, and that its step is to be filled in."""
-    if not strategy.work.remembers:
+    if not strategy.remembers:
         return {}, {}
     kept = _kept(state, layout)[rank]
     known = not np.isnan(kept[0])
@@ -42,7 +42,7 @@ def remember(
 
     The state must be that of the start of the round. From x+ = x - lr v+ and v+ = mu v + h + decay x.
     """
-    if not strategy.work.remembers:
+    if not strategy.remembers:
         return
     rate = np.float32(strategy.sgd.at(instructions.round))
     size, kept = layout.num_parameters, _kept(state, layout)
@@ -60,7 +60,7 @@ def steps_of_absent(
     layout: ArrayLayout,
 ) -> dict[int, Row]:
     """Return the rows of absent workers after a step by h_i, and note their momentum; only where there is one model."""
-    if not strategy.work.remembers or not strategy.counts_absent or not replies:
+    if not strategy.remembers or not strategy.counts_absent or not replies:
         return {}
     rate = np.float32(strategy.sgd.at(instructions.round))
     size, kept = layout.num_parameters, _kept(state, layout)

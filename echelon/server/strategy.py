@@ -85,7 +85,7 @@ class FlowerStrategy(Strategy, FlowerBase):
             options["norm_limit"] = AutoNormLimit()
         if options.get("norm_limit") is not None:
             self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
-        if self.work.remembers:
+        if self.remembers:
             self.needs_server = "work.estimator=memory remembers the workers' gradients at a server"
         vectors.check_options(self, options)
         self._options = options
@@ -262,8 +262,7 @@ class FlowerStrategy(Strategy, FlowerBase):
         self._session = session = open_session(
             grid, arrays, config, self._options, work=self.work, sgd=sgd, seed=self.seed, fold_late=self.fold_late
         )
-        self.check_optimizer(session.roster.parts.optimizer if session.roster.parts else "sgd")
-        vectors.check(self, session.layout)
+        self.check_optimizer(session.layout.optimizer, session.layout.optimizer_state)
         if self.momentum_mixing == "mixed":
             check_averaged_optimizer(session.layout, bounded=self.robust or self._options.get("norm_limit") is None)
         self.lay_out(len(session.roster), session.shard_sizes)

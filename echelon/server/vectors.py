@@ -26,22 +26,6 @@ LEADERS = "leaders"
 _TRACKING = "tracking"
 
 
-def check(strategy: Strategy, layout: ArrayLayout) -> None:
-    """Check that the workers' steps are those of the SGD that a strategy's momentum or correction is for.
-
-    Raises
-    ------
-    ValueError
-        If they have another optimiser, or keep its state.
-    """
-    if strategy.host_momentum and not layout.has_momentum:
-        raise ValueError("strategy.momentum_mixing=quasi_global needs optimizer.name=sgd and optimizer.state=server")
-    if strategy.correction == "tracking" and not layout.has_momentum:
-        raise ValueError("strategy.correction=tracking needs optimizer.name=sgd and optimizer.state=server")
-    if strategy.work.remembers and not layout.has_momentum:
-        raise ValueError("work.estimator=memory needs optimizer.name=sgd and optimizer.state=server")
-
-
 def check_options(strategy: Strategy, options: Options) -> None:
     """Check that gradients, where needed, can be computed from the replies: each is what came of this round's row.
 
@@ -50,7 +34,7 @@ def check_options(strategy: Strategy, options: Options) -> None:
     ValueError
         If an option stands against it.
     """
-    tracking, remembers = strategy.correction == "tracking", strategy.work.remembers
+    tracking, remembers = strategy.correction == "tracking", strategy.remembers
     if not tracking and not remembers:
         return
     if tracking and remembers:

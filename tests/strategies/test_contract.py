@@ -193,7 +193,7 @@ class TestResume:
     @pytest.mark.parametrize("work", sorted(WORK))
     @pytest.mark.parametrize("name", ["al_dsgd in step", "fedbuff"])
     def test_with_any_work(self, name: str, work: str, tmp_path: Path) -> None:
-        if WORK[work].remembers:
+        if WORK[work].estimator == "memory":
             pytest.skip("refused: see test_memory.py")
         self.check(tmp_path, STRATEGIES[name], work=WORK[work], model=tiny.linear)
 
@@ -285,7 +285,7 @@ def test_foreign_clients(make: Factory, work: str, foreign: ClientApp) -> None:
 def test_any_work_with_any_strategy(make: Factory, work: WorkPolicy) -> None:
     if "combine_then_adapt" in str(make) and work.local_steps > 1:
         pytest.skip("one local step only")
-    if work.remembers and not _takes(make, work):
+    if work.estimator == "memory" and not _takes(make, work):
         return
     run = tiny.run(make, 2, work=work, sgd=MOMENTUM)
     assert run.strategy.state.round == 2
