@@ -24,7 +24,15 @@ RUNS = {
 }
 _MEASURES = {"megabytes": "memory, MB", "descriptors": "descriptors", "shared_megabytes": "/dev/shm, MB"}
 _COMMON = [
-    *("progress=none", "topology=regular", "topology.degree=4", "partitioner=iid", "strategy=al_dsgd", "model=mlp"),
+    *(
+        "progress=none",
+        "topology=regular",
+        "topology.degree=4",
+        "partitioner=iid",
+        "strategy=al_dsgd",
+        "strategy.signal=train_loss",
+        "model=mlp",
+    ),
     *("eval_every=25", "checkpoint_every=10", "batch_size=8", "minibatch_size=4"),
 ]
 

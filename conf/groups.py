@@ -228,21 +228,19 @@ class ALDSGD(DPSGD, Matcha):
 
     base: Literal["d_psgd", "matcha"] = key("base rule; mixing applies to d_psgd, communication_budget to matcha")
     c1: float = key("weight of the neighbour with the lowest loss", "[0, 1)")
-    c2: float | None = key(
-        "weight of the neighbour with the highest degree; null = 0.1, or 0 with `strategy.gate`", "[0, 1)"
-    )
+    c2: float | None = key("weight of the neighbour with the highest degree; null = 0.1, or 0 with the gate", "[0, 1)")
     p1: float = key("force towards the neighbour with the lowest loss", "[0, 1)")
     p2: float | None = key(
-        "force towards the neighbour with the highest degree; null = 0.1, or 0 with `strategy.gate`", "[0, 1)"
+        "force towards the neighbour with the highest degree; null = 0.1, or 0 with the gate", "[0, 1)"
     )
     every: int = key("apply leader weights every n rounds", "[1, inf)", unit="rounds")
     decay: float = key("factor applied to c and p after every round", "(0, 1]")
     signal: Literal["train_loss", "ema", "held_out", "random"] = key(
         "loss that determines the leaders; random = drawn in every round, as a control"
     )
-    gate: bool = key(
-        "follow a leader only if its held-out loss is below that of the worker's own mixed model; needs "
-        "`strategy.signal=held_out`"
+    gate: bool | None = key(
+        "follow a leader only if its held-out loss is below that of the worker's own mixed model, "
+        "with `strategy.signal=held_out`; null = wherever that is possible"
     )
     force: Literal["after_mixing", "in_step"] = key(
         "apply the corrective force after mixing, or within the local steps"

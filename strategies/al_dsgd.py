@@ -38,9 +38,9 @@ class ALDSGD(Gossip):
     communication_budget : float
         For ``matcha``, see :class:`strategies.matcha.Matchings`.
     c1, c2 : float
-        Weights of the leader by loss and of the leader by degree. ``c2=None`` is 0.1, or 0 with ``gate``.
+        Weights of the leader by loss and of the leader by degree. ``c2=None`` is 0.1, or 0 with the gate.
     p1, p2 : float
-        Corrective forces towards them. ``p2=None`` is 0.1, or 0 with ``gate``.
+        Corrective forces towards them. ``p2=None`` is 0.1, or 0 with the gate.
     every : int
         Apply leader weights every n rounds.
     decay : float
@@ -49,9 +49,10 @@ class ALDSGD(Gossip):
         What makes a leader: the mean training loss of the round, its exponential average over rounds, or the loss on a
         held-out batch (option ``held_out_loss``). With label-skewed shards a low own loss does not mean a good model.
         ``random`` draws the leaders by loss in every round: the control for claims about leaders.
-    gate : bool
+    gate : bool, optional
         With ``signal="held_out"``: a worker follows its leader by loss only if the leader's held-out loss is below that
-        of the worker's own mixed model; otherwise c1 = p1 = 0 in its row. Option ``robust`` sets both.
+        of the worker's own mixed model; otherwise c1 = p1 = 0 in its row. Option ``robust`` sets both. ``None`` is
+        True wherever a gate is possible.
     ema : float
         Weight of the newest round for ``signal="ema"``.
     force : {"after_mixing", "in_step"}
@@ -78,7 +79,7 @@ class ALDSGD(Gossip):
         every: int = 1,
         decay: float = 1.0,
         signal: Signal = "train_loss",
-        gate: bool = False,
+        gate: bool | None = False,
         ema: float = 0.5,
         force: Literal["after_mixing", "in_step"] = "after_mixing",
         degree: Literal["base", "active"] = "base",
@@ -97,6 +98,8 @@ class ALDSGD(Gossip):
         if self.robust:
             _check_robust({"force": (force, "after_mixing"), "signal": (signal, "held_out")})
             signal, gate = "held_out", True
+        if gate is None:
+            gate = signal == "held_out" and force == "after_mixing"
         c2, p2 = ((0.0 if gate else 0.1) if weight is None else weight for weight in (c2, p2))
         leader.check_weights(c1, c2, p1, p2)
         leader.decay(1.0, decay, 0)

@@ -21,7 +21,8 @@ SETTINGS = {
 }
 
 _MATCHA = ["strategy=matcha", "strategy.communication_budget=0.5"]
-_LEADERS, _RANDOM = ["strategy=al_dsgd"], ["strategy=al_dsgd", "strategy.signal=random"]
+_LEADERS = ["strategy=al_dsgd", "strategy.signal=train_loss"]
+_RANDOM = ["strategy=al_dsgd", "strategy.signal=random"]
 _ON_MATCHA = ["strategy.base=matcha", "strategy.communication_budget=0.5"]
 _ROTATING = ["topology=g0_rotating"]
 _NON_BLOCKING = ["work=non_blocking"]

@@ -29,11 +29,12 @@ GRAPHS = {
     ("ring", "static"): ["topology=ring"],
     ("ring", "rotating"): ["topology=ring", "topology.schedule=rotation", "topology.rotate=3"],
 }
+PAPER = ["strategy=al_dsgd", "strategy.signal=train_loss"]
 RULES = {
     ("d_psgd", "no leaders"): ["strategy=d_psgd"],
-    ("d_psgd", "leaders"): ["strategy=al_dsgd", "strategy.base=d_psgd"],
+    ("d_psgd", "leaders"): [*PAPER, "strategy.base=d_psgd"],
     ("matcha", "no leaders"): ["strategy=matcha"],
-    ("matcha", "leaders"): ["strategy=al_dsgd", "strategy.base=matcha"],
+    ("matcha", "leaders"): [*PAPER, "strategy.base=matcha"],
 }
 
 

@@ -43,7 +43,11 @@ COMMON = [
     *("rounds=60", "eval_every=1000000", "batch_size=32", "minibatch_size=16", "learning_rate=0.1", "momentum=0.9"),
 ]
 SHARDS = {"iid": ["partitioner=stratified"], "dirichlet": ["partitioner=dirichlet", "partitioner.alpha=0.3"]}
-STRATEGIES = ("al_dsgd", "d_psgd", "all_reduce")
+STRATEGIES = {
+    "al_dsgd": ["strategy=al_dsgd", "strategy.signal=train_loss"],
+    "d_psgd": ["strategy=d_psgd"],
+    "all_reduce": ["strategy=all_reduce"],
+}
 RESULTS = Path(__file__).parents[1] / "results" / "liars.jsonl"
 
 # A lie changes a reply, given what the worker was sent and a generator of noise.
@@ -153,7 +157,7 @@ def honest_accuracy(run: Run, overrides: Sequence[str] = ()) -> float:
         [
             *COMMON,
             *SHARDS[run.shards],
-            f"strategy={run.strategy}",
+            *STRATEGIES[run.strategy],
             f"strategy.robust={str(run.robust).lower()}",
             f"seed={run.seed}",
             *overrides,

@@ -5,13 +5,15 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from flwr.clientapp import ClientApp
 
 import client_app
 import server_app
@@ -21,6 +23,7 @@ from echelon.reports import capture, progress
 from echelon.reports.run_folder import RunFolder
 
 Runs = dict[str, list[RunFolder]]
+MakeApp = Callable[[Config], ClientApp]
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -39,15 +42,18 @@ def parser(description: str) -> argparse.ArgumentParser:
     return made
 
 
-def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) -> Runs:
+def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace, make_app: MakeApp | None = None) -> Runs:
     """Run every variant with every seed, reusing finished runs.
 
     Parameters
     ----------
     variants : mapping of str to overrides
-        By name; the name is also the folder's, below ``--out``.
+        By name; the name is also the folder's, below ``--out``. ``{seed}`` in an override is the run's seed.
     options : Namespace
         From :func:`arguments`.
+    make_app : callable, optional
+        Returns the workers' ClientApp; at module level, since the runs are other processes. By default that of
+        ``client_app``.
 
     Returns
     -------
@@ -55,10 +61,10 @@ def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) ->
         Run folders by variant, in the order of the seeds.
     """
     places = {name: [options.out / name / str(seed) for seed in range(options.seeds)] for name in variants}
-    # The tables in the documentation are those of the loop; batches differ in the last bits.
+    # Most tables in the documentation are those of the loop; batches differ in the last bits.
     engine = ("engine=inline", "engine.batched=false")
     jobs = [
-        compose([*overrides, *options.overrides, f"seed={seed}", *engine, f"run_dir={path}"])
+        compose([*engine, *_filled(overrides, seed), *options.overrides, f"seed={seed}", f"run_dir={path}"])
         for name, overrides in variants.items()
         for seed, path in enumerate(places[name])
     ]
@@ -67,17 +73,21 @@ def sweep(variants: Mapping[str, Sequence[str]], options: argparse.Namespace) ->
     missing = [config for config in jobs if not (Path(str(config.run_dir)) / "summary.json").exists()]
     finished = len(jobs) - len(missing)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as pool:
-        for done, path in enumerate(pool.map(_run, missing), start=finished + 1):
+        for done, path in enumerate(pool.map(partial(_run, make_app), missing), start=finished + 1):
             print(f"{done}/{len(jobs)} {path}", file=sys.stderr, flush=True)
     return {name: [RunFolder.open(path) for path in paths] for name, paths in places.items()}
 
 
-def _run(config: Config) -> str:
+def _filled(overrides: Sequence[str], seed: int) -> list[str]:
+    return [override.replace("{seed}", str(seed)) for override in overrides]
+
+
+def _run(make_app: MakeApp | None, config: Config) -> str:
     path = Path(str(config.run_dir))
     shutil.rmtree(path, ignore_errors=True)
     folder = server_app.open_folder(replace(config, checkpoint_every=0), path)
     with capture.to_log(folder.log), warnings.catch_warnings():
-        grid = InlineGrid(client_app.make_app(config), config.workers)
+        grid = InlineGrid((make_app or client_app.make_app)(config), config.workers)
         server_app.run(replace(config, checkpoint_every=0), grid, folder, progress.make("none"))
     return str(path)
 

@@ -1,22 +1,17 @@
-"""Momentum and graphs on unlike shards: ``python -m benchmarks.experiments.unlike --root data --seeds 5``.
+"""Momentum, corrections and graphs on unlike shards: ``python -m benchmarks.experiments.unlike --root data --seeds 5``.
 
-D-PSGD on a ring and on the one-peer schedule, each with local and with mixed momentum, for shards of two classes per
-worker, Dirichlet 0.3 and IID shards. Fashion-MNIST, 10,000 training samples, 16 equal workers, one step per round.
-Accuracies are means over the evaluations of the last third of the rounds, since single rounds differ by points;
-differences to the first row are paired by seed, with their standard error.
+D-PSGD on a ring and on the one-peer schedule, each with every mixing of momentum and with tracking, for shards of two
+classes per worker, Dirichlet 0.3 and IID shards. Fashion-MNIST, 10,000 training samples, 16 equal workers, one step per
+round.
 """
 
 import json
-from argparse import Namespace
-from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.experiments import measures
-from benchmarks.experiments.runner import arguments, print_table, spread, sweep
-from echelon.reports.run_folder import RunFolder
+from benchmarks.experiments.paired import WORKERS, Case, compare
+from benchmarks.experiments.runner import arguments
 
 RESULTS = Path(__file__).parents[1] / "results" / "unlike.json"
 COMMON = [
@@ -31,59 +26,35 @@ SHARDS = {
     "IID": ["partitioner=stratified"],
 }
 GRAPHS = {"ring": [], "one-peer": ["topology.schedule=one_peer"]}
-MOMENTUM = {"local": [], "mixed": ["strategy.momentum_mixing=mixed"]}
-CASES = {(graph, momentum): [*GRAPHS[graph], *MOMENTUM[momentum]] for graph, momentum in product(GRAPHS, MOMENTUM)}
-_FIELDS = ("mean worker", "worst worker")
+METHODS = {
+    ("local", "none"): [],
+    ("mixed", "none"): ["strategy.momentum_mixing=mixed"],
+    ("quasi_global", "none"): ["strategy.momentum_mixing=quasi_global"],
+    ("local", "tracking"): ["strategy.correction=tracking"],
+}
 
 
 def main() -> None:
     """Run the sweep, print its tables and keep their numbers."""
     options = arguments(__doc__ or "")
-    columns = ("graph", "momentum")
-    found = {name: compare(name, keys, columns, CASES, options) for name, keys in SHARDS.items()}
+    found = {}
+    for name, keys in SHARDS.items():
+        common = [*COMMON, f"task.root={options.root}", *keys]
+        cases: dict[Case, list[str]] = {
+            (graph, *method): [*common, *GRAPHS[graph], *METHODS[method]] for graph, method in product(GRAPHS, METHODS)
+        }
+        others = {"MB/round": measures.peer_megabytes}
+        found[name] = compare(
+            f"unlike/{name}",
+            ("graph", "momentum", "correction"),
+            cases,
+            options,
+            accuracies=WORKERS,
+            others=others,
+        )
     if options.overrides:
         return  # another experiment than the one that the documentation quotes
-    RESULTS.write_text(f"{json.dumps(found, indent=1)}\n")
-
-
-def compare(
-    name: str,
-    keys: list[str],
-    columns: tuple[str, str],
-    cases: Mapping[tuple[str, str], list[str]],
-    options: Namespace,
-) -> list[dict[str, object]]:
-    """Run the cases, named by two columns, on one kind of shards; print and return their rows."""
-
-    def place(case: tuple[str, str]) -> str:
-        return "/".join(("unlike", name, *case)).replace(" ", "_")
-
-    common = [*COMMON, f"task.root={options.root}", *keys]
-    runs = sweep({place(case): [*common, *overrides] for case, overrides in cases.items()}, options)
-    first = np.array([late(run) for run in runs[place(next(iter(cases)))]])
-    rows: list[dict[str, object]] = []
-    for case in cases:
-        own = runs[place(case)]
-        accuracy = np.array([late(run) for run in own])
-        sent = spread([measures.peer_megabytes(run) for run in own], 2)
-        rows.append({**dict(zip(columns, case, strict=True)), "MB/round": sent})
-        for column, field in enumerate(_FIELDS):
-            rows[-1][f"{field} %"] = spread(accuracy[:, column].tolist(), 1, 100)
-            rows[-1][f"{field}, points"] = _difference(accuracy[:, column] - first[:, column])
-    print(f"\n### {name}\n")
-    print_table(list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-    return rows
-
-
-def late(run: RunFolder) -> tuple[float, float]:
-    """Return the late accuracies of the mean and of the worst worker."""
-    return measures.late(run, "worker_accuracy", np.mean), measures.late(run, "worker_accuracy", np.min)
-
-
-def _difference(values: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> str:
-    """Return mean and standard error of paired differences, in points."""
-    error = f" ± {100 * values.std(ddof=1) / np.sqrt(len(values)):.1f}" if len(values) > 1 else ""
-    return f"{100 * values.mean():+.1f}{error}"
+    RESULTS.write_text(f"{json.dumps({'seeds': options.seeds, **found}, indent=1)}\n")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ VALUES = {
         "work.fold_late must be false with strategy=over_selection, which drops late replies; got true"
     ),
     "nodes=[3,4]": "nodes must be empty in a simulation, whose nodes have random ids; got [3, 4]",
-    "strategy.gate=true": "strategy.gate=true needs strategy.signal=held_out; got train_loss",
+    "strategy.gate=true strategy.signal=ema": "strategy.gate=true needs strategy.signal=held_out; got ema",
     "strategy.robust=true strategy.force=in_step": (
         "strategy.force must be after_mixing with strategy.robust=true; got in_step"
     ),

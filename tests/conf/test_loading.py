@@ -252,8 +252,8 @@ class TestRecompose:
 
     def test_the_held_out_samples_stay(self) -> None:
         with pytest.raises(ConfigError, match=r"^strategy.signal must stay train_loss in a resumed run; got held_out$"):
-            recompose(compose(), ["strategy.signal=held_out"])
-        assert recompose(compose(), ["strategy.signal=ema"]).strategy.signal == "ema"  # type: ignore[attr-defined]
+            recompose(compose(["strategy.signal=train_loss"]), ["strategy.signal=held_out"])
+        assert recompose(compose(["strategy.signal=train_loss"]), ["strategy.signal=ema"]).strategy.signal == "ema"  # type: ignore[attr-defined]
 
     def test_data_may_be_moved(self) -> None:
         assert recompose(self.saved, ["task.root=elsewhere"]).task.root == "elsewhere"
