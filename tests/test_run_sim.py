@@ -67,13 +67,13 @@ class TestDataIsCheckedFirst:
             check(compose(["topology=ring", f"run_dir={folder / 'run'}", *overrides]))
 
     def test_a_partition_for_other_data(self, partition: Path) -> None:
-        chosen = ("partitioner=file", f"partitioner.path={partition}")
+        chosen = ("partitioner=file", f"partitioner.path={partition}", "strategy=d_psgd")
         self.refuses(partition.parent, "was made for 40 other samples; there are 1442 now", *chosen)
 
     def test_a_partition_for_other_workers(self, partition: Path, tmp_path: Path) -> None:
         labels = load("digits").train.y.numpy()
         storage.save(tmp_path, np.array_split(np.arange(len(labels)), 4), labels, [1.0] * 4)
-        chosen = ("partitioner=file", f"partitioner.path={partition}")
+        chosen = ("partitioner=file", f"partitioner.path={partition}", "strategy=d_psgd")
         self.refuses(tmp_path, "was made for 4 workers; there are 8 now", *chosen)
         check(compose(["topology=ring", "workers=4", *chosen]))
 

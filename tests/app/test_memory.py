@@ -85,7 +85,13 @@ class TestFree:
         check(compose(["topology=ring", *chosen]))  # compares no samples
 
     def test_similarities(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        chosen = ("task=npz", f"task.root={_data(tmp_path, side=4)}", "partitioner.jobs=64", "workers=2")
+        chosen = (
+            "task=npz",
+            f"task.root={_data(tmp_path, side=4)}",
+            "partitioner.jobs=64",
+            "workers=2",
+            "strategy=d_psgd",
+        )
         message = (
             r"^partitioner=submodular on class 0 with its 1000 samples with 2 classes at a time needs at least 8\.0"
         )

@@ -11,7 +11,7 @@ import pytest
 import tasks
 from app.features import KEYS as FEATURE_KEYS
 from app.features import compared_features
-from app.partition import build_partitioner, is_local, make_partition
+from app.partition import build_partitioner, is_local, make_partition, to_partition
 from conf import Config, compose, groups
 from conf.schema import CHOICES
 from echelon.reports import progress
@@ -94,7 +94,7 @@ def test_the_quality_of_a_partition_is_measured_as_far_as_asked_for(
 
     described = json.loads((tmp_path / "partition.json").read_text())
     assert described["sizes"] == [len(part) for part in partition.parts or ()]
-    assert np.sum(described["class_counts"]) == len(task.train)
+    assert np.sum(described["class_counts"]) == len(to_partition(config, len(task.train)))
     assert (described["quality"] is None) == (report == "none")
     assert FEATURES & set(described["quality"] or ()) == (FEATURES if report == "full" else set())
     assert (tmp_path / "figures" / "partition_quality.png").exists() == (report == "full")
