@@ -14,7 +14,6 @@ from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms.seeds import rng
 from echelon.reports.progress import Advance, Progress
-from echelon.reports.run_folder import RunFolder
 from partitioners import REGISTRY, Partitioner, quality, storage
 from strategies import Partition, Roster
 from tasks import Task
@@ -68,7 +67,7 @@ def make_partition(config: Config, task: Task, folder: Path, view: Progress, ros
             partitioner = build_partitioner(config, task, pool, advance)
             parts = partitioner(labels, ratios.tolist(), rng(config.seed, "partition"), features)
         with view.stage("Measuring the partition"):
-            found = _report(config, parts, labels, ratios, features, folder)
+            found = _report(config, parts, labels, ratios, features)
             storage.save(folder, parts, labels, ratios.tolist(), found, task.class_names)
     empty = [rank for rank, part in enumerate(parts) if not len(part)]
     if empty:
@@ -89,17 +88,11 @@ def _report(
     labels: Indices,
     ratios: NDArray[np.float64],
     features: NDArray[np.float32] | None,
-    folder: Path,
 ) -> dict[str, object] | None:
-    """Return the quality of a partition, as far as it is asked for; draw it with ``report=full``."""
+    """Return the quality of a partition, as far as it is asked for."""
     if config.report == "none":
         return None
-    report = quality.report(parts, labels, ratios.tolist(), features if config.report == "full" else None)
-    if config.report == "full":
-        from echelon.reports.figures import style  # here, because matplotlib is slow to import
-
-        style.save(report.figure(), RunFolder(folder).figures / "partition_quality.png")
-    return report.to_json()
+    return quality.report(parts, labels, ratios.tolist(), features if config.report == "full" else None).to_json()
 
 
 def capability_ratios(config: Config, roster: Roster) -> NDArray[np.float64]:

@@ -91,7 +91,7 @@ class Config:
     )
     report: Literal["auto", "full", "none"] = key(
         "quality of the partition: auto = sizes and proportions of classes, full = also by the samples' features, "
-        "compared with random parts, and `figures/partition_quality.png`"
+        "compared with random parts, and their places in `figures/partition.png`"
     )
     tracking: Literal["none", "tensorboard", "wandb", "mlflow"] = key("additional metrics backend")
 

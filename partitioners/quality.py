@@ -10,7 +10,6 @@ import numpy.typing as npt
 from .base import FloatArray, IntArray, check_features, check_labels, check_ratios
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rich.table import Table
 
 _EXACT = 8192  # all pairs are compared in classes of up to this many samples
@@ -21,11 +20,19 @@ _SHOWN = 4000  # samples in the projection
 
 @dataclass(frozen=True)
 class Projection:
-    """Samples in the plane of the first two principal components: (m, 2) coordinates, rank and class of each."""
+    """Samples in the plane of the first two principal components: (m, 2) coordinates, rank and class of each.
+
+    The class is its position in `Report.classes`.
+    """
 
     coordinates: npt.NDArray[np.float32]
     owner: IntArray
     labels: IntArray
+
+    def to_json(self) -> dict[str, list[float] | list[int]]:
+        """Return lists by sample; coordinates have three decimals, as a fraction of the largest."""
+        x, y = np.round(self.coordinates.T / max(float(np.abs(self.coordinates).max()), 1e-30), 3).tolist()
+        return {"x": x, "y": y, "rank": self.owner.tolist(), "class": self.labels.tolist()}
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ class Report:
                 detail[key] = [mean_or_none(row) for row in values]
             for key in ("coverage", "random_coverage", "neighbour_accuracy", "random_neighbour_accuracy"):
                 summary[f"{key}_mean"], detail[key] = float(np.mean(getattr(similarity, key))), getattr(similarity, key)
+        if self.projection is not None:
+            detail["projection"] = self.projection.to_json()
         return summary | detail
 
     def table(self) -> "Table":
@@ -108,12 +117,6 @@ class Report:
         from .quality_table import table
 
         return table(self)
-
-    def figure(self) -> "Figure":
-        """Return class bars per worker beside a projection of each worker's samples, as a matplotlib figure."""
-        from .quality_figure import figure
-
-        return figure(self)
 
 
 def report(
@@ -173,7 +176,7 @@ def report(
     if features is not None:
         rows, rng = check_features(features, len(validated)), np.random.default_rng(seed)
         similarity = _compare(rows, validated, owner, len(shares), bandwidth, rng)
-        projection = _project(rows, validated, owner, rng)
+        projection = _project(rows, label_of, owner, rng)
     return Report(
         sizes=sizes.tolist(),
         size_errors=(sizes - len(validated) * shares).tolist(),

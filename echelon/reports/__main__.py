@@ -94,7 +94,7 @@ def compare_runs(
     levels : sequence of Level
         As for `echelon.reports.comparison.compare`.
     baseline : str, optional
-        Label or run folder of the baseline group for speed-ups; the first group by default.
+        Label or run folder of the baseline group of speeds; the first group by default.
     as_csv : bool
         Also write CSV files.
 
@@ -163,9 +163,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     many.add_argument(
         "--out", type=Path, help="folder for index.html and figures; by default only the table is printed"
     )
-    many.add_argument("--loss", type=float, help="target training loss for times and speed-ups")
-    many.add_argument("--accuracy", type=float, help="target consensus accuracy in (0, 1] for times and speed-ups")
-    many.add_argument("--baseline", help="run folder or label of the baseline for speed-ups (default: the first)")
+    many.add_argument("--loss", type=float, help="target training loss for times and speeds")
+    many.add_argument("--accuracy", type=float, help="target consensus accuracy in (0, 1] for times and speeds")
+    many.add_argument("--baseline", help="run folder or label of the baseline of speeds (default: the first)")
     many.add_argument("--csv", action="store_true", help="write comparison.csv and metrics.csv into --out")
     return parser
 

@@ -78,6 +78,19 @@ class Column:
         return f"{text} ± {self.scale * statistic.deviation:.{decimals}f}" if statistic.deviation else text
 
 
+class Speed(Column):
+    """A column of times of the baseline divided by those of the group, in words: ``3.20 × slower``, never 0.31."""
+
+    def write(self, statistic: Statistic) -> str:
+        """Return the factor by which a group is faster than the baseline, or slower."""
+        if statistic.mean is None or statistic.mean == 1:
+            return super().write(statistic) + (" ×" if statistic.mean else "")
+        if statistic.mean > 1:
+            return f"{super().write(statistic)} × faster"
+        times = Statistic(tuple(1 / value for value in statistic.values if value))
+        return f"{super().write(times)} × slower"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A table of statistics: ``cells[i][j]`` is column j of group i."""
@@ -97,18 +110,21 @@ def compare(groups: Sequence[Group], baseline: Group, levels: Sequence[Level] = 
     groups : sequence of Group
         Every run with at least one finished round.
     baseline : Group
-        The speed-up of a group is the time of the baseline divided by that of the group: per seed if both have the
-        same seeds, otherwise the ratio of the means.
+        The speed of a group is the time of the baseline divided by that of the group: per seed if both have the same
+        seeds, otherwise the ratio of the means.
     levels : sequence of Level
-        Targets for times and speed-ups. Default: the lowest training loss that all runs reach.
+        Targets for times and speeds. Default: the lowest training loss that all runs reach.
     """
     levels = tuple(levels) or (common_loss(groups),)
-    columns = [column for column, _ in _QUANTITIES]
-    cells = [[Statistic(tuple(value(run) for run in group.runs)) for _, value in _QUANTITIES] for group in groups]
+    columns: list[Column] = []
+    cells: list[list[Statistic]] = [[] for _ in groups]
     for level in levels:
-        columns += [Column(f"Time to {level} (s)", 1, missing="not reached"), Column(f"Speed-up to {level} (×)", 1, 2)]
+        columns += [Column(f"Time to {level} (s)", 1, missing="not reached"), Speed(f"Speed to {level}", 1, 2)]
         for row, group in zip(cells, groups, strict=True):
-            row += [Statistic(tuple(level.time(run) for run in group.runs)), _speed_up(level, group, baseline)]
+            row += [Statistic(tuple(level.time(run) for run in group.runs)), _speed(level, group, baseline)]
+    columns += [column for column, _ in _QUANTITIES]
+    for row, group in zip(cells, groups, strict=True):
+        row += [Statistic(tuple(value(run) for run in group.runs)) for _, value in _QUANTITIES]
     return Comparison(tuple(groups), baseline, levels, tuple(columns), tuple(map(tuple, cells)))
 
 
@@ -131,7 +147,7 @@ def common_loss(groups: Sequence[Group]) -> Level:
     return Level("loss", math.ceil(reached / digits) * digits)
 
 
-def _speed_up(level: Level, group: Group, baseline: Group) -> Statistic:
+def _speed(level: Level, group: Group, baseline: Group) -> Statistic:
     ours, theirs = (Statistic(tuple(level.time(run) for run in each.runs)) for each in (group, baseline))
     if ours.mean is None or theirs.mean is None:
         return Statistic((None,))

@@ -8,12 +8,11 @@ from html import escape
 from matplotlib.figure import Figure
 
 from echelon.core.printable import printable
-from echelon.reports import page
+from echelon.reports import charts, page
 from echelon.reports.comparison import Comparison
 from echelon.reports.run_groups import Group, common, differences
 
 _CAPTIONS = {
-    "curves": "Training loss and accuracy of the consensus model: means over the seeds, bands from minimum to maximum.",
     "times": "Virtual time to the same level. Bars are means, dots are runs.",
     "activity": "Shares of the workers' time by activity.",
 }
@@ -27,7 +26,7 @@ def render(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
     comparison : Comparison
         Data of the table.
     figures : mapping of str to Figure
-        As `echelon.reports.figures.comparison.draw` returns them; inlined as SVG.
+        As `echelon.reports.figures.comparison.draw` returns them; inlined as SVG, but for the curves.
     """
     groups = comparison.groups
     title = f"Comparison of {len(groups)} configurations" if len(groups) > 1 else "One configuration"
@@ -35,13 +34,16 @@ def render(comparison: Comparison, figures: Mapping[str, Figure]) -> str:
     parts = {
         "baseline": escape(comparison.baseline.label),
         "results": _results(comparison),
-        "figures": "\n".join(_figure(name, figure) for name, figure in figures.items()),
+        "curves": charts.render(groups),
+        "figures": page.lines(
+            _figure(figures[name], caption) for name, caption in _CAPTIONS.items() if name in figures
+        ),
         "choices": page.choices(shared),
         "common": page.keys(shared),
         "differences": _differences(groups),
         "runs": _runs(groups),
     }
-    return page.document(title, page.fill("comparison.html", parts), "sort.js", "img-src data:")
+    return page.document(title, page.fill("comparison.html", parts), ["sort.js", "chart.js"], "img-src data:")
 
 
 def _results(comparison: Comparison) -> str:
@@ -66,12 +68,12 @@ def _cell(shown: str, value: float | None) -> str:
     return f'<td data-value="{"" if value is None else value}">{escape(shown)}</td>'
 
 
-def _figure(name: str, figure: Figure) -> str:
+def _figure(figure: Figure, caption: str) -> str:
     buffer = io.BytesIO()
     # Without a date, the page is reproducible.
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return page.figure(f"data:image/svg+xml;base64,{data}", _CAPTIONS[name])
+    return page.figure(f"data:image/svg+xml;base64,{data}", caption)
 
 
 def _differences(groups: Sequence[Group]) -> str:

@@ -6,8 +6,7 @@ from html import escape
 from typing import Any
 
 from echelon.core.printable import printable
-from echelon.reports import page, series, text
-from echelon.reports.figures import CAPTIONS
+from echelon.reports import figures, page, series, text
 from echelon.reports.progress.workers import STATE_MARKS, at, reason, state
 from echelon.reports.run_folder import Record, RunFolder
 from echelon.reports.run_groups import flatten
@@ -19,7 +18,7 @@ _TEXT = ' class="text"'
 def render(title: str, shown: Mapping[str, str]) -> str:
     """Return the page with these parts, which refresh themselves from the server that it comes from."""
     main = page.fill("live.html", shown)
-    return page.document(title, main, "live.js", "img-src 'self' data:; connect-src 'self'")
+    return page.document(title, main, ["live.js"], "img-src 'self' data:; connect-src 'self'")
 
 
 def message(line: str) -> dict[str, str]:
@@ -39,14 +38,15 @@ def parts(run: RunFolder, drawn: str) -> dict[str, str]:
     """
     rounds, config = run.metrics, flatten(run.config)
     last = rounds[-1] if rounds else None
-    figures = (page.figure(f"figures/{name}.svg?{drawn}", CAPTIONS[name]) for name in (CAPTIONS if drawn else ()))
+    named = figures.names(run) if drawn else ()
+    images = [page.figure(f"figures/{name}.svg?{drawn}", figures.CAPTIONS[name]) for name in named]
     return {
         "title": escape(printable(str(run.path))),
         "state": _state(run),
         "numbers": _numbers(rounds),
         "workers": "" if last is None else _workers(rounds, last),
         "rounds": _rounds(rounds),
-        "figures": page.lines(figures),
+        "figures": page.lines(images),
         "choices": page.choices(config),
         "keys": page.keys(config),
     }

@@ -1,9 +1,12 @@
 """What all pages share: the document around their sections, tables and figures."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from echelon.reports import run_groups
+from echelon.reports.run_groups import Flat
 
 _HERE = Path(__file__).parent
 _POLICY = (
@@ -11,7 +14,7 @@ _POLICY = (
 )
 
 
-def document(title: str, main: str, script: str, policy: str) -> str:
+def document(title: str, main: str, scripts: Sequence[str], policy: str) -> str:
     """Return a page.
 
     Parameters
@@ -20,8 +23,8 @@ def document(title: str, main: str, script: str, policy: str) -> str:
         Plain text.
     main : str
         HTML of the sections.
-    script : str
-        Name of the script's file beside this one.
+    scripts : sequence of str
+        Names of the scripts' files beside this one.
     policy : str
         What the page may load beside its own style and script, as directives of a content security policy.
     """
@@ -29,7 +32,7 @@ def document(title: str, main: str, script: str, policy: str) -> str:
         "title": escape(title),
         "policy": f"{_POLICY}; {policy}",
         "style": _read("page.css"),
-        "script": _read(script),
+        "script": lines(map(_read, scripts)),
         "main": main,
     }
     return fill("page.html", parts)
@@ -51,11 +54,10 @@ def figure(source: str, caption: str) -> str:
     return f"<figure>{region}<figcaption>{shown}</figcaption></figure>"
 
 
-def choices(config: Mapping[str, Any]) -> str:
-    """Return the choices of a flat configuration (``strategy.name``) in one line, and its workers, rounds and seed."""
-    named = {key.removesuffix(".name"): value for key, value in config.items() if key.endswith(".name")}
-    named |= {key: config[key] for key in ("workers", "rounds", "seed") if key in config}
-    return ", ".join(f"{escape(key)} <strong>{escape(str(value))}</strong>" for key, value in named.items()) or "–"
+def choices(config: Flat) -> str:
+    """Return the choices of a flat configuration in one line."""
+    named = run_groups.choices(config).items()
+    return ", ".join(f"{escape(key)} <strong>{escape(str(value))}</strong>" for key, value in named) or "–"
 
 
 def keys(config: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ _SUMMARY = (
     *("rounds", "virtual_seconds", "wall_seconds", "consensus_accuracy", "train_loss", "samples"),
     *("worker_accuracy_mean", "worker_accuracy_min", "worker_accuracy_max"),
 )
+_MOST_CLASSES = 10_000
 _LARGEST = 1e100  # sums and squares of larger numbers are infinite
 
 
@@ -76,6 +77,11 @@ def check_partition(partition: Mapping[str, Any]) -> None:
         and len(counts) == len(sizes)
     ):
         raise ValueError(_must("class_counts", f"{len(sizes)} lists of numbers of equal length", counts))
+    quality = partition.get("quality")
+    projection = quality.get("projection") if isinstance(quality, dict) else None
+    if projection is not None and not _is_projection(projection, len(sizes)):
+        meaning = "equally long lists: numbers x and y, rank and class"
+        raise ValueError(_must("quality.projection", meaning, projection))
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -119,9 +125,15 @@ def _is_by_rank(value: Any, size: int) -> bool:
     return _is_list(value, _is_number_or_null) and len(value) == size
 
 
-def _is_edge(value: Any, size: int) -> bool:
-    return _are_ranks(value, size) and len(value) == 2
-
-
 def _are_ranks(value: Any, size: int, null: bool = False) -> bool:
     return _is_list(value, lambda rank: (null and rank is None) or (type(rank) is int and 0 <= rank < size))
+
+
+def _is_projection(value: Any, workers: int) -> bool:
+    lists = [value.get(key) for key in ("x", "y", "rank", "class")] if isinstance(value, dict) else []
+    lengths = {len(numbers) if isinstance(numbers, list) else 0 for numbers in lists}
+    if len(lengths) != 1 or 0 in lengths:
+        return False
+    x, y, rank, label = lists
+    are_points = _is_list(x, _is_number) and _is_list(y, _is_number)
+    return are_points and _are_ranks(rank, workers) and _are_ranks(label, _MOST_CLASSES)

@@ -11,6 +11,8 @@ from echelon.reports.run_folder import RunFolder, RunFolderError
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "resume", "progress", "report", "tracking", "checkpoint_every", "checkpoint_keep"}
 )
+_FOREMOST = ("strategy", "work", "task", "partitioner", "topology", "workers", "seed")
+_TOTALS = ("workers", "rounds", "seed")
 _ABSENT = object()
 
 Flat = dict[str, Any]
@@ -115,6 +117,22 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> Flat:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def choices(config: Flat) -> Flat:
+    """Return what a flat configuration chooses from each group (``strategy.name``), and its workers, rounds and seed.
+
+    A configuration without groups is returned whole.
+    """
+    named = {key.removesuffix(".name"): value for key, value in config.items() if key.endswith(".name")}
+    return named | {key: config[key] for key in _TOTALS if key in config} if named else config
+
+
+def describe(config: Flat) -> str:
+    """Return in one line of text what matters most of a flat configuration."""
+    named = choices(config)
+    shown = [key for key in _FOREMOST if key in named] or list(named)[: len(_FOREMOST)]
+    return ", ".join(f"{key} {named[key]}" for key in shown)
 
 
 def _labels(configs: Sequence[Flat]) -> list[str]:

@@ -58,16 +58,13 @@ class Source:
         """Return a figure as SVG; None if there is none of this name, or not yet."""
         with self._reading:
             run, drawn = self._run, self._drawn
-        if run is None or name not in figures.CAPTIONS:
+        if run is None or name not in figures.names(run):
             return None
         with self._drawing:
             self._images = {key: image for key, image in self._images.items() if key[0] == drawn}
             if (drawn, name) not in self._images:
-                figure = figures.draw_one(run, name)
-                if figure is None:
-                    return None
                 buffer = io.BytesIO()
-                figure.savefig(buffer, format="svg", metadata={"Date": None})
+                figures.draw_one(run, name).savefig(buffer, format="svg", metadata={"Date": None})
                 self._images[drawn, name] = buffer.getvalue()
             return self._images[drawn, name]
 

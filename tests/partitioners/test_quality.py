@@ -105,36 +105,18 @@ class TestDisplay:
             assert {len(row) for row in rows} == {columns}
             assert [row[1].strip() for row in rows][:4] == ["50", "50", "100", "66.7"]
 
-    def test_bars_are_as_long_as_the_class_counts(self) -> None:
-        labels, features = images()
-        report = quality.report(
-            DirichletPartitioner(0.3)(labels, RATIOS, np.random.default_rng(0)), labels, RATIOS, features
-        )
 
-        figure = report.figure()
+def test_the_projection_of_every_sample_is_described() -> None:
+    labels, features = images()
+    parts = StratifiedPartitioner()(labels, RATIOS, np.random.default_rng(0))
 
-        bars = figure.subfigs[0].axes[0]
-        widths = [[patch.get_width() for patch in container.patches] for container in bars.containers]  # type: ignore[attr-defined]
-        assert np.array(widths).T.tolist() == report.class_counts
-        titles = [axes.get_title() for part in figure.subfigs for axes in part.axes]
-        assert titles == ["Samples of each class", "worker 0", "worker 1", "worker 2"]
+    projection = quality.report(parts, labels, RATIOS, features).to_json()["projection"]
 
-    def test_without_features_there_are_bars_only(self) -> None:
-        figure = quality.report([[0], [1]], [7, 8], (1, 1)).figure()
-
-        assert [axes.get_title() for axes in figure.axes] == ["Samples of each class"]
-
-    def test_many_classes_and_workers_are_drawn(self) -> None:
-        rng = np.random.default_rng(0)
-        labels, ratios = rng.integers(0, 30, 600), (1,) * 40
-
-        report = quality.report(StratifiedPartitioner()(labels, ratios, rng), labels, ratios, rng.normal(size=(600, 3)))
-        figure = report.figure()
-
-        figure.savefig(io.BytesIO())
-        panels = [axes.get_title() for axes in figure.subfigs[1].axes]
-        assert panels == [f"worker {rank}" for rank in range(8)]
-        assert "workers 0 to 7" in figure.subfigs[1].get_suptitle()
+    assert isinstance(projection, dict)
+    owner = np.repeat(np.arange(3), [len(part) for part in parts])[np.argsort(np.concatenate(parts))]
+    assert projection["rank"] == owner.tolist()
+    assert projection["class"] == np.searchsorted(np.unique(labels), labels).tolist()
+    assert np.abs([projection["x"], projection["y"]]).max() == 1
 
 
 class TestBadInput:

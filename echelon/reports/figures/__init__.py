@@ -4,32 +4,42 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from echelon.reports.figures import consensus, curves, graph, partition, style, timeline
+from echelon.reports.figures import consensus, curves, graph, leaders, partition, style, timeline
 from echelon.reports.run_folder import RunFolder
+from echelon.reports.run_groups import describe, flatten
 
 CAPTIONS = {
     "accuracy_loss": "Accuracy and loss of the consensus model; mean and range of the workers.",
-    "timeline": "What each worker did in the last rounds, and in all of them.",
+    "timeline": "What each worker did in the last rounds, separated by lines, and in all of them.",
     "consensus": "Distance of the models from their mean, and drift of the mean.",
-    "graph": "The distinct graphs with their leaders, and how often each edge was active.",
+    "graph": "The first distinct graphs, and how often each edge was active.",
+    "leaders": "Followers of each worker in each round, as leader by loss and by degree.",
     "partition": "Samples of each worker by class.",
 }
 
 
-def draw(run: RunFolder) -> dict[str, Figure]:
-    """Return the figures that the data of a run allows, by file name.
+def names(run: RunFolder) -> list[str]:
+    """Return the names of the figures that the data of a run allows.
 
-    ``accuracy_loss, timeline, consensus, graph`` require one finished round, ``partition`` requires ``partition.json``.
+    ``partition`` requires ``partition.json``, ``leaders`` a round with leaders, the others one finished round.
     """
-    figures = {name: draw_one(run, name) for name in CAPTIONS}
-    return {name: figure for name, figure in figures.items() if figure is not None}
+    possible = {
+        **dict.fromkeys(CAPTIONS, bool(run.metrics)),
+        "leaders": leaders.has_leaders(run.metrics),
+        "partition": run.partition is not None,
+    }
+    return [name for name in CAPTIONS if possible[name]]
 
 
-def draw_one(run: RunFolder, name: str) -> Figure | None:
-    """Return the figure of this name, or None if the data of the run does not allow it yet."""
-    if name == "partition":
-        return None if run.partition is None else partition.draw(run.partition)
-    return _OF_ROUNDS[name](run.metrics) if run.metrics else None
+def draw(run: RunFolder) -> dict[str, Figure]:
+    """Return the figures of a run by file name, each with a line that says which run it shows."""
+    return {name: draw_one(run, name) for name in names(run)}
+
+
+def draw_one(run: RunFolder, name: str) -> Figure:
+    """Return the figure with one of `names`."""
+    figure = partition.draw(run.partition or {}) if name == "partition" else _OF_ROUNDS[name](run.metrics)
+    return style.entitle(figure, describe(flatten(run.config)))
 
 
 _OF_ROUNDS = {
@@ -37,6 +47,7 @@ _OF_ROUNDS = {
     "timeline": timeline.draw,
     "consensus": consensus.draw,
     "graph": graph.draw,
+    "leaders": leaders.draw,
 }
 
 

@@ -12,7 +12,7 @@ from echelon.reports import series
 from echelon.reports.comparison import Comparison, Statistic
 from echelon.reports.figures import style, timeline
 from echelon.reports.run_folder import Record
-from echelon.reports.run_groups import Group
+from echelon.reports.run_groups import Group, common, describe
 from echelon.reports.series import Array
 
 _ROW = 0.42
@@ -20,7 +20,10 @@ _ROW = 0.42
 
 def draw(comparison: Comparison) -> dict[str, Figure]:
     """Return the figures of a comparison by file name: ``curves``, ``times``, ``activity``."""
-    return {"curves": curves(comparison.groups), "times": times(comparison), "activity": activity(comparison.groups)}
+    groups = comparison.groups
+    drawn = {"curves": curves(groups), "times": times(comparison), "activity": activity(groups)}
+    shared = describe(common(groups))
+    return {name: style.entitle(figure, f"All runs: {shared}") for name, figure in drawn.items()}
 
 
 def curves(groups: Sequence[Group]) -> Figure:
@@ -43,6 +46,7 @@ def curves(groups: Sequence[Group]) -> Figure:
     style.dress(grid[1][1], x="Round")
     style.log_if_wide(grid[0][0], lowest)
     handles, labels = grid[0][0].get_legend_handles_labels()
+    style.whole_numbers(grid[1][1].xaxis)
     figure.legend(handles, labels, loc="outside lower center", ncols=1, fontsize=8, handlelength=4)
     return figure
 
@@ -71,7 +75,7 @@ def over_seeds(group: Group, x: str, y: str) -> tuple[Array, Array, Array, Array
 
 
 def times(comparison: Comparison) -> Figure:
-    """Plot the time to each level: bars for means, dots for runs, with speed-ups over the baseline."""
+    """Plot the time to each level: bars for means, dots for runs, compared with the baseline."""
     levels, groups = comparison.levels, comparison.groups
     figure = style.figure(8.2, 0.9 + (0.5 + _ROW * len(groups)) * len(levels))
     for axes, level in zip(figure.subplots(len(levels), 1, squeeze=False)[:, 0], levels, strict=True):
@@ -79,9 +83,9 @@ def times(comparison: Comparison) -> Figure:
         time, ratio = comparison.columns[first : first + 2]
         for number, row in enumerate(comparison.cells):
             _time(axes, number, row[first], time.write(row[first]), ratio.write(row[first + 1]))
-        axes.margins(x=0.2)
+        axes.margins(x=0.35)
         axes.set_xlim(left=0)
-        title = f"Time to {level} (×: speed-up over {style.plain(comparison.baseline.label)})"
+        title = f"Time to {level}, compared with {style.plain(comparison.baseline.label)}"
         style.dress(axes, x=style.VIRTUAL_SECONDS, title=title)
         _rows(axes, groups)
     return figure
@@ -116,8 +120,7 @@ def _time(axes: Axes, number: int, needed: Statistic, text: str, ratio: str) -> 
     axes.barh(number, needed.mean, height=0.6, color=style.SKY, edgecolor=style.BLACK, linewidth=0.6)
     runs = [value for value in needed.values if value is not None]
     axes.scatter(runs, [number] * len(runs), s=12, color=style.BLACK, zorder=3)
-    label = "" if ratio == "–" else f"   {ratio} ×"
-    axes.text(max(runs), number, label, va="center", fontsize=8)
+    axes.text(max(runs), number, "" if ratio == "–" else f"   {ratio}", va="center", fontsize=8)
 
 
 def _line(axes: Axes, at: Array, low: Array, mean: Array, high: Array, look: dict[str, Any], label: str) -> None:

@@ -9,16 +9,21 @@ from echelon.reports.run_folder import Record
 
 def draw(records: list[Record]) -> Figure:
     """Plot the consensus distance and the drift of the mean model over virtual seconds and rounds."""
-    figure = style.figure(8.2, 3.2)
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = style.figure(8.2, 3.4)
+    panels = figure.subplots(1, 2, sharey=True)
     distance = series.scalars(records, "consensus_distance")
     drift = series.scalars(records, "mean_drift")
-    for axes, key, label in ((left, "virtual_seconds", style.VIRTUAL_SECONDS), (right, "round", "Round")):
+    alone = "o" if len(records) == 1 else ""  # a line needs two points
+    for axes, (key, label) in zip(panels, style.TIMES, strict=True):
         x = series.scalars(records, key)
-        axes.plot(x, distance, color=style.BLUE, lw=1.6, label="distance of the models from their mean (RMS)")
+        axes.plot(
+            x, distance, marker=alone, color=style.BLUE, lw=1.6, label="distance of the models from their mean (RMS)"
+        )
         if (drift > 0).any():
-            axes.plot(x, drift, color=style.VERMILLION, ls=(0, (5, 2)), lw=1.4, label="drift of the mean by mixing")
-        style.dress(axes, x=label, y="L2 norm (parameter units)" if axes is left else "")
+            look = {"color": style.VERMILLION, "ls": (0, (5, 2)), "lw": 1.4}
+            axes.plot(x, drift, marker=alone, label="drift of the mean by mixing", **look)
+        style.dress(axes, x=label, y="L2 norm (parameter units)" if axes is panels[0] else "")
         style.log_if_wide(axes, [*distance.tolist(), *drift[drift > 0].tolist()])
-    right.legend(fontsize=8)
+    style.whole_numbers(panels[1].xaxis)
+    style.legend_below(figure, panels[0])
     return figure

@@ -9,8 +9,6 @@ from echelon.reports.figures import style
 from echelon.reports.run_folder import Record
 from echelon.reports.series import Array
 
-_AXES = (("virtual_seconds", style.VIRTUAL_SECONDS), ("round", "Round"))
-
 
 def draw(records: list[Record]) -> Figure:
     """Plot accuracy (top) and loss (bottom) over virtual seconds (left) and rounds (right).
@@ -19,22 +17,22 @@ def draw(records: list[Record]) -> Figure:
     loss panels also show the training loss of every round.
     """
     evaluated = series.evaluated(records)
-    figure = style.figure(8.2, 6.2 if evaluated else 3.4)
+    figure = style.figure(8.2, 6.4 if evaluated else 3.6)
     grid = figure.subplots(2 if evaluated else 1, 2, sharey="row", sharex="col", squeeze=False)
     if evaluated:
-        for axes, (key, _) in zip(grid[0], _AXES, strict=True):
+        for axes, (key, _) in zip(grid[0], style.TIMES, strict=True):
             _models(axes, key, evaluated, "accuracy", 100)
             style.dress(axes, y="Test accuracy (%)" if key == "virtual_seconds" else "")
-        grid[0][0].legend(fontsize=8, loc="lower right")
     train = series.scalars(records, "train_loss")
-    for axes, (key, label) in zip(grid[-1], _AXES, strict=True):
+    alone = "o" if len(records) == 1 else ""  # a line needs two points
+    for axes, (key, label) in zip(grid[-1], style.TIMES, strict=True):
         _models(axes, key, evaluated, "loss", 1)
-        axes.plot(
-            series.scalars(records, key), train, color=style.GREEN, lw=1, ls=":", label="training loss, every round"
-        )
+        look = {"color": style.GREEN, "lw": 1, "ls": ":"}
+        axes.plot(series.scalars(records, key), train, marker=alone, label="training loss, every round", **look)
         style.dress(axes, x=label, y="Loss (nats)" if key == "virtual_seconds" else "")
         style.log_if_wide(axes, train.tolist())
-    grid[-1][0].legend(fontsize=8, loc="upper right")
+    style.whole_numbers(grid[-1][1].xaxis)
+    style.legend_below(figure, grid[-1][0])
     return figure
 
 

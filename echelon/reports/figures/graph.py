@@ -1,10 +1,10 @@
-"""The communication graph, its rounds and its leaders."""
+"""The communication graph over the rounds: drawn as a circle, with many workers as a matrix."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Sequence
 
 import networkx as nx
+import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -12,94 +12,84 @@ from matplotlib.figure import Figure
 from echelon.reports import series
 from echelon.reports.figures import style
 from echelon.reports.graphs import COMPLETE
-from echelon.reports.leaders import followers
 from echelon.reports.run_folder import Record
+from echelon.reports.series import Array
 
 _ROUND_PANELS = 3
-_FEW = 24
-# The edges of a complete graph of more workers would be a filled circle; its title says it.
-_MANY = 100
-Edges = frozenset[tuple[int, int]]
-Place = Mapping[int, tuple[float, float]]
+_FEW = 24  # more workers on a circle would overlap
+_THICK = 40  # more edges would cover each other
+
+Matrix = npt.NDArray[np.bool_]
 
 
-def edges_of(record: Record) -> Edges:
-    """Return a round's active edges, each with the lower rank first."""
+def active(record: Record, workers: int) -> Matrix:
+    """Return which edges were active in a round: a symmetric (N, N) matrix."""
+    matrix = np.zeros((workers, workers), dtype=bool)
     edges = record.get("edges") or ()
     if edges == COMPLETE:
-        edges = combinations(sorted(record["present"]), 2) if _is_drawn(record) else ()
-    return frozenset((min(i, j), max(i, j)) for i, j in edges)
+        matrix[np.ix_(record["present"], record["present"])] = True
+    elif edges:
+        i, j = np.array(edges).T
+        matrix[i, j] = matrix[j, i] = True
+    np.fill_diagonal(matrix, False)
+    return matrix
 
 
-def _is_drawn(record: Record) -> bool:
-    return record.get("edges") != COMPLETE or len(record["present"]) <= _MANY
-
-
-def draw(records: list[Record]) -> Figure:
-    """Draw the first distinct graphs with their leaders, and the activity of edges over the whole run.
+def draw(records: Sequence[Record]) -> Figure:
+    """Draw the first distinct graphs, and how often each edge was active in the whole run.
 
     Parameters
     ----------
-    records : list of dict
+    records : sequence of dict
         At least one round.
     """
     workers = series.worker_count(records)
-    first: dict[Edges, Record] = {}
-    times = Counter(edges_of(record) for record in records)
+    total = np.zeros((workers, workers))
+    times: dict[bytes, int] = {}
+    first: dict[bytes, tuple[int, Matrix]] = {}
     for record in records:
-        first.setdefault(edges_of(record), record)
-    shown = list(first.items())[:_ROUND_PANELS]
-    side = 2.7 if workers <= _FEW else 3.6
-    figure = style.figure(side * (len(shown) + 1), side + 0.6)
-    panels = figure.subplots(1, len(shown) + 1, squeeze=False)[0]
-    place = {rank: (float(x), float(y)) for rank, (x, y) in nx.circular_layout(range(workers)).items()}
-    for axes, (edges, record) in zip(panels, shown, strict=False):
-        more = f" and {times[edges] - 1} more" if times[edges] > 1 else ""
-        kind = "" if _is_drawn(record) else ": complete"
-        _round(axes, edges, record, place, f"Round {record['round']}{more}{kind}")
-    _whole_run(panels[-1], records, place)
-    text = "all rounds: darker edges were active more often"
-    if any(record.get("leaders_best") for record in records):
-        text = f"filled: leader by loss (arrows to its followers)     thick ring: leader by degree     {text}"
-    figure.supxlabel(text, fontsize=8)
+        matrix = active(record, workers)
+        total += matrix
+        key = np.packbits(matrix).tobytes()
+        times[key] = times.get(key, 0) + 1
+        if key in first or len(first) < _ROUND_PANELS:
+            first.setdefault(key, (record["round"], matrix))
+    panels = [
+        (f"Round {number}" + (f" and {times[key] - 1} more" if times[key] > 1 else ""), matrix.astype(float))
+        for key, (number, matrix) in first.items()
+    ]
+    panels.append((f"All {len(records)} rounds", total / len(records)))
+    return _circles(panels, workers) if workers <= _FEW else _matrices(panels)
+
+
+def _circles(panels: Sequence[tuple[str, Array]], workers: int) -> Figure:
+    figure = style.figure(2.7 * len(panels), 3.4)
+    place = np.array(list(nx.circular_layout(range(workers)).values()))
+    for axes, (title, shares) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        i, j = np.nonzero(np.triu(shares))
+        share = shares[i, j]
+        lines = np.stack([place[i], place[j]], axis=1)
+        widths = (0.5 + 2 * share) * (1 if len(lines) <= _THICK else 0.5)
+        axes.add_collection(LineCollection(list(lines), colors=[str(0.8 - 0.8 * x) for x in share], linewidths=widths))
+        axes.scatter(*place.T, s=190, c="white", edgecolors=style.BLACK, linewidths=0.6, zorder=3)
+        for rank, (x, y) in enumerate(place):
+            axes.text(x, y, str(rank), ha="center", va="center", fontsize=8, zorder=4)
+        axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
+        axes.axis("off")
+        axes.set_title(title, fontsize=9)
+    figure.supxlabel("All rounds: the darker an edge, the more often active", fontsize=8)
     return figure
 
 
-def _round(axes: Axes, edges: Edges, record: Record, place: Place, title: str) -> None:
-    best, degree = followers(record)
-    lines = [(place[i], place[j]) for i, j in edges]
-    axes.add_collection(LineCollection(lines, colors="#888888", linewidths=1.2, zorder=1))
-    few = len(place) <= _FEW
-    size = {"lw": 1.4, "shrinkA": 8, "shrinkB": 8} if few else {"lw": 0.8, "shrinkA": 4, "shrinkB": 4}
-    arrow = {"arrowstyle": "-|>", "color": style.VERMILLION, **size}
-    for follower, leader in enumerate(record.get("leaders_best") or ()):
-        if leader is not None and leader != follower:
-            axes.annotate("", place[follower], place[leader], arrowprops=arrow, zorder=2)
-    fills = [style.ORANGE if best[rank] else "white" for rank in place]
-    _workers(axes, place, fills, [(2.6 if few else 1.8) if degree[rank] else 0.6 for rank in place])
-    _frame(axes, title)
-
-
-def _whole_run(axes: Axes, records: list[Record], place: Place) -> None:
-    times = Counter(edge for record in records for edge in edges_of(record))
-    lines = [(place[i], place[j]) for i, j in times]
-    shares = [count / len(records) for count in times.values()]
-    greys = [str(0.8 - 0.8 * share) for share in shares]
-    widths = [0.5 + 3 * share for share in shares]
-    axes.add_collection(LineCollection(lines, colors=greys, linewidths=widths, zorder=1))
-    _workers(axes, place, ["white"] * len(place), [0.6] * len(place))
-    _frame(axes, f"All {len(records)} rounds")
-
-
-def _workers(axes: Axes, place: Place, fills: Sequence[str], rings: Sequence[float]) -> None:
-    few = len(place) <= _FEW
-    x, y = zip(*place.values(), strict=True)
-    axes.scatter(x, y, s=190 if few else 50, c=fills, edgecolors=style.BLACK, linewidths=rings, zorder=3)
-    for rank, (at_x, at_y) in place.items():
-        axes.text(at_x, at_y, str(rank), ha="center", va="center", fontsize=8 if few else 4.5, zorder=4)
-
-
-def _frame(axes: Axes, title: str) -> None:
-    axes.set_title(title, fontsize=9)
-    axes.set(aspect="equal", xlim=(-1.2, 1.2), ylim=(-1.2, 1.2))
-    axes.axis("off")
+def _matrices(panels: Sequence[tuple[str, Array]]) -> Figure:
+    figure = style.figure(0.9 + 2.7 * len(panels), 3.6)
+    grid: Sequence[Axes] = figure.subplots(1, len(panels), sharey=True)
+    for axes, (title, shares) in zip(grid, panels, strict=True):
+        image = axes.imshow(100 * shares, cmap="Greys", vmin=0, vmax=100)
+        style.dress(axes, x="Worker (rank)", y="Worker (rank)" if axes is grid[0] else "")
+        axes.set_title(title, fontsize=9)
+        axes.grid(visible=False)
+        style.whole_numbers(axes.xaxis)
+        style.whole_numbers(axes.yaxis)
+    style.colour_scale(figure, image, list(grid), "Active (% of the rounds)")
+    return figure

@@ -20,7 +20,7 @@ LOOK: dict[str, dict[str, Any]] = {
     "dropped mini-batch": {"facecolor": "white", "edgecolor": style.VERMILLION, "hatch": "xxxx"},
     "communication": {"facecolor": style.ORANGE, "edgecolor": style.BLACK, "hatch": "////"},
     "idle": {"facecolor": style.GREY},
-    "not present": {"facecolor": "white", "edgecolor": "#888888", "hatch": "...."},
+    "not present": {"facecolor": "white", "edgecolor": "#888888", "hatch": "---"},
 }
 
 

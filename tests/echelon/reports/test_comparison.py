@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from echelon.reports import tables
-from echelon.reports.comparison import Column, Comparison, Level, Statistic, common_loss, compare
+from echelon.reports.comparison import Column, Comparison, Level, Speed, Statistic, common_loss, compare
 from echelon.reports.figures import comparison as figures
 from echelon.reports.run_folder import RunFolder, RunFolderError
 from echelon.reports.run_groups import Group, group
@@ -66,14 +66,14 @@ def test_time_to_a_level_is_that_of_the_first_round_there(groups: list[Group]) -
 
 def test_speed_ups_pair_equal_seeds(groups: list[Group]) -> None:
     result = compare(groups, groups[0], [Level("loss", 0.5)])
-    baseline, other = cells(result, "Speed-up to training loss ≤ 0.5 (×)")
+    baseline, other = cells(result, "Speed to training loss ≤ 0.5")
     assert list(baseline.values) == [1, 1]
     assert list(other.values) == [60 / 20, 30 / 15]
 
 
 def test_speed_ups_of_different_seeds_are_ratios_of_means(tmp_path: Path) -> None:
     found = group([run(tmp_path, "d_psgd", 0, [1.0], 30), run(tmp_path, "matcha", 7, [1.0], 10)])
-    _, other = cells(compare(found, found[0], [Level("loss", 1.0)]), "Speed-up to training loss ≤ 1 (×)")
+    _, other = cells(compare(found, found[0], [Level("loss", 1.0)]), "Speed to training loss ≤ 1")
     assert list(other.values) == [3]
 
 
@@ -85,7 +85,7 @@ def test_a_level_that_some_runs_miss_has_no_mean(groups: list[Group]) -> None:
     column = next(found for found in result.columns if found.heading == "Time to training loss ≤ 0.35 (s)")
     assert column.write(first) == "1 of 2 runs"
     assert column.write(second) == "not reached"
-    assert [cell.mean for cell in cells(result, "Speed-up to training loss ≤ 0.35 (×)")] == [None, None]
+    assert [cell.mean for cell in cells(result, "Speed to training loss ≤ 0.35")] == [None, None]
 
 
 def test_the_default_level_is_the_lowest_loss_that_all_reach(groups: list[Group]) -> None:
@@ -113,6 +113,14 @@ def test_numbers_are_written_in_the_headings_unit() -> None:
     column = Column("Accuracy (%)", 100, 1)
     assert column.write(Statistic((0.5, 0.52))) == "51.0 ± 1.4"
     assert column.write(Statistic((0.5,))) == "50.0"
+    assert column.write(Statistic((None,))) == "–"
+
+
+def test_a_speed_is_said_in_words() -> None:
+    column = Speed("Speed", 1, 2)
+    assert column.write(Statistic((1.0, 1.0))) == "1.00 ×"
+    assert column.write(Statistic((2.0, 3.0))) == "2.50 ± 0.71 × faster"
+    assert column.write(Statistic((0.25, 0.5))) == "3.00 ± 1.41 × slower"
     assert column.write(Statistic((None,))) == "–"
 
 
@@ -164,7 +172,7 @@ def test_figures_show_every_group(groups: list[Group]) -> None:
     assert list(drawn) == ["curves", "times", "activity"]
     missed, reached = drawn["times"].axes
     assert [text.get_text().strip() for text in missed.texts] == ["1 of 2 runs", "not reached"]
-    assert [text.get_text().strip() for text in reached.texts] == ["1.00 ×", "2.50 ± 0.71 ×"]
+    assert [text.get_text().strip() for text in reached.texts] == ["1.00 ×", "2.50 ± 0.71 × faster"]
     assert [bar.get_width() for bar in reached.patches] == [45, 17.5]  # type: ignore[attr-defined]
     assert [text.get_text() for text in drawn["curves"].legends[0].get_texts()] == ["d_psgd", "matcha"]
     widths = [bar.get_width() for bar in drawn["activity"].axes[0].patches]  # type: ignore[attr-defined]

@@ -9,12 +9,12 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 
 from echelon.reports import figures
-from echelon.reports.figures import consensus, curves, graph, partition, style, timeline
+from echelon.reports.figures import consensus, curves, graph, leaders, partition, style, timeline
 from echelon.reports.leaders import followers
 from echelon.reports.run_folder import RunFolder
 from tests.repository import ROOT
 
-NAMES = ["accuracy_loss", "timeline", "consensus", "graph", "partition"]
+NAMES = ["accuracy_loss", "timeline", "consensus", "graph", "leaders", "partition"]
 
 
 @pytest.mark.parametrize(("workers", "rounds", "classes"), [(1, 1, 2), (64, 3, 100)])
@@ -83,38 +83,57 @@ def test_blocking_work_drops_nothing(tmp_path: Path, make_run: Callable[..., Run
     assert (spans["idle"][0, :6] > 0.6 * spans["compute"][0, 7]).all()
 
 
-def test_graph_marks_leaders_and_active_edges(run: RunFolder) -> None:
-    first = graph.draw(run.metrics).axes[0]
+def test_every_figure_says_which_run_it_shows(run: RunFolder) -> None:
+    for name, figure in figures.draw(run).items():
+        shown = " ".join(figure.get_suptitle().split())
+        assert shown == "strategy al_dsgd, work non_blocking, task digits, workers 8, seed 0", name
+
+
+def test_the_first_graphs_and_how_often_edges_were_active(run: RunFolder) -> None:
+    first, *_, whole = graph.draw(run.metrics).axes
     edges, workers = first.collections
     assert isinstance(edges, LineCollection)
-    assert len(edges.get_segments()) == len(run.metrics[0]["edges"])
     assert isinstance(workers, PathCollection)
-    best, degree = followers(run.metrics[0])
-    colours, widths = np.asarray(workers.get_facecolor()), np.asarray(workers.get_linewidth())
-    filled = [rank for rank, colour in enumerate(colours) if tuple(colour[:3]) != (1, 1, 1)]
-    ringed = [rank for rank, width in enumerate(widths) if width > 1]
-    assert filled == sorted(best)
-    assert ringed == sorted(degree)
+    assert len(edges.get_segments()) == len(run.metrics[0]["edges"])
     assert first.get_title() == "Round 1 and 9 more"
-
-
-def test_the_whole_run_shows_how_often_edges_were_active(run: RunFolder) -> None:
-    edges = graph.draw(run.metrics).axes[-1].collections[0]
+    edges = whole.collections[0]
     assert isinstance(edges, LineCollection)
     assert len(edges.get_segments()) == 10
-    assert np.asarray(edges.get_linewidth()) == pytest.approx(0.5 + 3 * 20 / 30)
+    assert np.asarray(edges.get_linewidth()) == pytest.approx(0.5 + 2 * 20 / 30)
 
 
-@pytest.mark.parametrize(("present", "lines"), [(range(5), 10), (range(4), 6), (range(1000), 0)])
-def test_the_edges_of_a_complete_graph_are_drawn_where_they_are_few(present: range, lines: int) -> None:
+@pytest.mark.parametrize(("present", "active"), [(range(5), 10), (range(4), 6), (range(30), 435)])
+def test_a_complete_graph_joins_the_workers_present(present: range, active: int) -> None:
     workers = max(5, len(present))
     record = {"round": 1, "minibatches": [1] * workers, "present": list(present), "edges": "complete"}
-    first, whole = graph.draw([record]).axes
-    for axes in (first, whole):
-        drawn = axes.collections[0]
-        assert isinstance(drawn, LineCollection)
-        assert len(drawn.get_segments()) == lines
-    assert first.get_title() == ("Round 1" if lines else "Round 1: complete")
+    for axes in graph.draw([record]).axes[:2]:
+        if workers <= 24:
+            (edges,) = (drawn for drawn in axes.collections if isinstance(drawn, LineCollection))
+            assert len(edges.get_segments()) == active
+        else:
+            assert np.asarray(axes.images[0].get_array()).sum() == 2 * 100 * active
+
+
+def test_leaders_are_shown_over_the_rounds(run: RunFolder) -> None:
+    by_loss, by_degree = leaders.draw(run.metrics).axes[:2]
+    for t in (0, 12, 29):
+        best, degree = followers(run.metrics[t])
+        for axes, expected in ((by_loss, best), (by_degree, degree)):
+            assert np.asarray(axes.images[0].get_array())[:, t].tolist() == [expected[rank] for rank in range(8)]
+    assert list(by_loss.images[0].get_extent()) == [0.5, 30.5, 7.5, -0.5]
+
+
+def test_a_run_without_leaders_has_no_figure_of_them(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    assert figures.names(make_run(tmp_path, "d_psgd", rounds=1)) == [name for name in NAMES if name != "leaders"]
+
+
+def test_counts_have_whole_ticks(tmp_path: Path, make_run: Callable[..., RunFolder]) -> None:
+    drawn = figures.draw(make_run(tmp_path, workers=3, rounds=2))
+    counts = ("Round", "Samples", "Followers")
+    axes = [axes for figure in drawn.values() for axes in figure.axes]
+    found = [axis for each in axes for axis in (each.xaxis, each.yaxis) if axis.get_label().get_text() in counts]
+    assert len(found) == 7
+    assert all(tick % 1 == 0 for axis in found for tick in axis.get_majorticklocs())
 
 
 def test_partition_shows_counts_and_sizes(run: RunFolder) -> None:
@@ -130,6 +149,16 @@ def test_partition_names_its_classes(run: RunFolder) -> None:
     names = ["T-shirt/top", "$x^2$", *"abcdefgh"]
     axes = partition.draw(run.partition | {"class_names": names}).axes
     assert [label.get_text() for label in axes[0].get_xticklabels()] == ["T-shirt/top", r"\$x^2\$", *"abcdefgh"]
+
+
+def test_partition_shows_where_the_samples_of_each_worker_lie() -> None:
+    places = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0.0, 0.0, 1.0, 1.0], "rank": [0, 1, 1, 1], "class": [1, 0, 1, 1]}
+    described = {"sizes": [1, 3], "class_counts": [[0, 1], [1, 2]], "quality": {"projection": places}}
+    drawn = partition.draw(described | {"class_names": ["odd", "even"]})
+    panels = [axes for axes in drawn.axes if axes.get_title().startswith("Worker")]
+    assert [axes.get_title() for axes in panels] == ["Worker 0", "Worker 1"]
+    assert [len(np.asarray(axes.collections[1].get_offsets())) for axes in panels] == [1, 3]
+    assert [text.get_text() for text in drawn.subfigs[1].legends[0].get_texts()] == ["odd", "even"]
 
 
 def test_partition_without_labels_shows_sizes() -> None:

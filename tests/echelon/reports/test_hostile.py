@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from echelon.reports.__main__ import main
+from echelon.reports.run_folder import RunFolder, RunFolderError
 
 CONFIG = "seed: 0\nrounds: 2\nworkers: 2\nstrategy: {name: d_psgd}\n"
 RECORD: dict[str, Any] = {
@@ -173,3 +174,19 @@ def test_a_file_larger_than_the_memory_is_refused(
     run = make(tmp_path / "run")
     monkeypatch.setattr("echelon.core.memory.available", lambda: 100)
     assert "metrics.jsonl needs at least 0.0 MB of memory" in console.refuses("show", run)
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [],
+        {"x": [0]},
+        {"x": [0], "y": [0], "rank": [2], "class": [0]},
+        {"x": [0, 1], "y": [0], "rank": [0], "class": [0]},
+    ],
+)
+def test_samples_that_are_nowhere(tmp_path: Path, places: object) -> None:
+    folder = make(tmp_path / "run")
+    (folder / "partition.json").write_text(json.dumps({"sizes": [1, 1], "quality": {"projection": places}}))
+    with pytest.raises(RunFolderError, match=r"partition\.json: quality\.projection must be equally long lists"):
+        _ = RunFolder.open(folder).partition

@@ -28,7 +28,14 @@ def test_show_prints_the_result_and_writes_figures(
     assert f"{100 * run.summary['consensus_accuracy']:.1f} %" in out
     assert "Last: round 5/5" in out
     figures = [Path(line) for line in out.splitlines() if line.endswith(".png")]
-    assert {path.stem for path in figures} == {"accuracy_loss", "timeline", "consensus", "graph", "partition"}
+    assert {path.stem for path in figures} == {
+        "accuracy_loss",
+        "timeline",
+        "consensus",
+        "graph",
+        "leaders",
+        "partition",
+    }
     for path in figures:
         assert path.parent == run.path / "figures"
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 
 from echelon.reports.__main__ import compare_runs
 from echelon.reports.run_folder import RunFolder
 from tests.echelon.reports.conftest import resize
 from tests.echelon.reports.synthetic import write_run
+from tests.processes import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +37,7 @@ def test_the_page_needs_nothing_but_itself(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
     assert "://" not in re.sub(r'src="data:[^"]*"', "", text)
-    assert text.count('src="data:image/svg+xml;base64,') == 3
+    assert text.count('src="data:image/svg+xml;base64,') == 2
     assert "<!-- " not in text
 
 
@@ -74,16 +77,16 @@ class TestInBrowser:
         button = head(browser, "Training loss")
         assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "none"
         button.click()
-        losses = column(browser, 7)
+        losses = column(browser, 9)
         assert losses == sorted(losses)
         assert button.find_element(By.XPATH, "..").get_attribute("aria-sort") == "ascending"
         button.click()
-        assert column(browser, 7) == losses[::-1]
+        assert column(browser, 9) == losses[::-1]
         assert browser.find_element(By.ID, "sorted").text == "Sorted by Training loss, descending."
 
     def test_the_keyboard_sorts(self, browser: Chrome) -> None:
         keys = browser.find_element(By.TAG_NAME, "body")
-        keys.send_keys(Keys.TAB, Keys.TAB)  # the scrolling region, then the first button
+        keys.send_keys(4 * Keys.TAB)  # all keys, two scrolling regions, then the first button
         assert browser.switch_to.active_element.text == "Configuration"
         browser.switch_to.active_element.send_keys(Keys.ENTER)
         labels = [cell.text for cell in browser.find_elements(By.CSS_SELECTOR, "#results tbody th")]
@@ -112,10 +115,44 @@ class TestInBrowser:
             time.sleep(0.05)
         assert browser.execute_script(loaded)
 
+    def test_a_chart_is_read_enlarged_and_restored(self, browser: Chrome) -> None:
+        resize(browser, 1280)
+        chart = browser.find_element(By.CSS_SELECTOR, ".chart")
+        note = browser.find_element(By.CSS_SELECTOR, ".charts output")
+        wait_for(lambda: chart.find_elements(By.TAG_NAME, "polyline"), 10)
+        whole = ticks(chart)
+        pointer = ActionChains(browser)
+        pointer.move_to_element_with_offset(chart, -100, 0).perform()
+        said = note.text.splitlines()
+        assert re.fullmatch(r"Virtual time \(s\) [\d.]+", said[0])
+        assert re.fullmatch(r"d_psgd, full_batch: [\d.]+ \([\d.]+ to [\d.]+\)", said[1])
+        pointer.click_and_hold().move_by_offset(150, 0).release().perform()
+        assert ticks(chart) != whole
+        assert all(float(whole[0]) <= float(tick) <= float(whole[-1]) for tick in ticks(chart))
+        assert len({tuple(ticks(each)) for each in browser.find_elements(By.CSS_SELECTOR, ".chart")}) == 2
+        chart.send_keys(Keys.ESCAPE)
+        assert ticks(chart) == whole
+        chart.send_keys("+", Keys.ARROW_RIGHT)
+        assert ticks(chart) != whole
+        browser.find_element(By.CSS_SELECTOR, ".reset").click()
+        assert ticks(chart) == whole
+
+    def test_the_legend_hides_lines(self, browser: Chrome) -> None:
+        wait_for(lambda: len(browser.find_elements(By.CSS_SELECTOR, "polyline")) == 4 * 3, 10)
+        button = browser.find_element(By.CSS_SELECTOR, "#legend button")
+        button.click()
+        assert len(browser.find_elements(By.CSS_SELECTOR, "polyline")) == 4 * 2
+        assert button.get_attribute("aria-pressed") == "false"
+
     def test_the_console_is_silent(self, browser: Chrome) -> None:
         for button in browser.find_elements(By.CSS_SELECTOR, "#results button"):
             button.click()
         assert browser.get_log("browser") == []  # type: ignore[no-untyped-call]
+
+
+def ticks(chart: WebElement) -> list[str]:
+    """Return the labels of the x axis of a chart, without its name."""
+    return [text.text for text in chart.find_elements(By.CSS_SELECTOR, "text[text-anchor=middle]")][:-1]
 
 
 def head(browser: Chrome, name: str):  # type: ignore[no-untyped-def]

@@ -189,7 +189,7 @@ class TestInBrowser:
         with _served(run.path) as port:
             browser.get(f"http://127.0.0.1:{port}/")
             loaded = "return Array.from(document.images).filter((image) => image.naturalWidth > 100).length"
-            wait_for(lambda: browser.execute_script(loaded) == 5, 30)
+            wait_for(lambda: browser.execute_script(loaded) == 6, 30)
             assert _first(browser, "rounds") == "2"
             browser.find_element(By.CSS_SELECTOR, "summary").click()
             run.append_metrics(rows[2])
