@@ -41,6 +41,10 @@ API: dict[str, tuple[str, list[tuple[str, str, str]]]] = {
     ),
     "tasks": ("Tasks", [("echelon.tasks", "echelon.tasks", "")]),
     "engines": ("Engines and peers", [(name, name, "") for name in ("echelon.engines.inline", "echelon.peer")]),
+    "reports": (
+        "Reports",
+        [(name, name, "") for name in ("echelon.reports.frames", "echelon.reports.recording")],
+    ),
     "algorithms": (
         "Algorithms",
         [

@@ -14,6 +14,8 @@ _BY_RANK = (
     *("idle_share", "train_loss_per_worker", "peer_bytes"),
 )
 _LISTS = ("worker_accuracy", "worker_loss")
+_LEADERS = ("leaders_best", "leaders_degree")
+BY_RANK = (*_BY_RANK, *_LISTS, *_LEADERS)
 _SUMMARY = (
     *("rounds", "virtual_seconds", "wall_seconds", "consensus_accuracy", "train_loss", "samples"),
     *("worker_accuracy_mean", "worker_accuracy_min", "worker_accuracy_max"),
@@ -42,7 +44,7 @@ def check_round(record: Mapping[str, Any], workers: int | None = None) -> int:
         _check(key, f"a list of {size} numbers or nulls", record, lambda value: _is_by_rank(value, size))
     for key in _LISTS:
         _check(key, "a list of numbers or nulls", record, lambda value: _is_list(value, _is_number_or_null))
-    for key in ("leaders_best", "leaders_degree"):
+    for key in _LEADERS:
         meaning = f"a list of {size} ranks or nulls"
         _check(
             key, meaning, record, lambda value: value is None or (_are_ranks(value, size, True) and len(value) == size)
