@@ -27,7 +27,7 @@ import server_app
 from app import peer, results
 from app.checks import check
 from conf import Config, ConfigError, cli, groups
-from echelon.core.printable import printable
+from echelon.core.printable import printable, wrapped
 from echelon.engines import ray
 from echelon.engines.inline import InlineGrid
 from echelon.engines.torch import ProcessFailedError
@@ -125,7 +125,8 @@ def _fail(console: Console, line: str, status: int) -> int:
 
 
 def _print(console: Console, line: str, style: str | None = None) -> None:
-    console.print(printable(line), style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    text = wrapped(printable(line), console.width) if console.is_terminal else printable(line)
+    console.print(text, style=style, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 if __name__ == "__main__":

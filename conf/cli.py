@@ -14,7 +14,7 @@ from conf.overrides import expand, resumed
 from conf.preflight import preflight
 from conf.reference import explain
 from conf.schema import Config
-from echelon.core.printable import printable
+from echelon.core.printable import fitted, printable
 
 _USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
 _INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: stopping one run of a sweep stops the sweep
@@ -68,7 +68,7 @@ def main(
                 check(config)
         return _run_all(run, sweep, _with_run_dirs(configs, datetime.now(), options.multirun))
     except ConfigError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        print(fitted(f"error: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return 2
 
 

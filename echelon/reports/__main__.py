@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from echelon.core.printable import printable
+from echelon.core.printable import fitted, printable
 from echelon.reports import tables, text
 from echelon.reports.comparison import Comparison, Level, compare
 from echelon.reports.progress.plain import summary_table
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m echelon.
             levels = _levels(options.loss, options.accuracy)
             compare_runs(options.runs, options.out, levels, options.baseline, as_csv=options.csv)
     except (RunFolderError, OSError) as error:
-        print(f"{prog}: {printable(str(error))}", file=sys.stderr)
+        print(fitted(f"{prog}: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return _BAD_INPUT
     return 0
 

@@ -47,6 +47,7 @@ class Live:
         self._total_rounds = 0
         self._workers = 0
         self._began = 0.0
+        self._received = 0.0
         self._record: Mapping[str, Any] | None = None
         self._evaluated: Mapping[str, Any] = {}
         self._losses: list[float | None] = []
@@ -89,7 +90,7 @@ class Live:
         if record.get("consensus_accuracy") is not None:
             self._evaluated = record
             self._accuracies.append(record["consensus_accuracy"])
-        self._record = record
+        self._record, self._received = record, time.monotonic()
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Keep the view of the last round and print the summary table below it."""
@@ -110,17 +111,22 @@ class Live:
     def _head(self, width: int) -> Table:
         done = 0 if self._record is None else int(self._record["round"])
         head = Table.grid(padding=(0, 2))
-        elapsed = time.monotonic() - self._began
         rounds_here = len(self._losses)
-        left = elapsed / rounds_here * (self._total_rounds - done) if rounds_here else None
+        left = (time.monotonic() - self._began) / rounds_here * (self._total_rounds - done) if rounds_here else None
         head.add_row(
             Text(f"Round {done}/{self._total_rounds}", style="bold"),
-            ProgressBar(total=self._total_rounds, completed=done, width=max(10, min(40, width - 62))),
-            f"virtual {text.seconds((self._record or {}).get('virtual_seconds'))}",
-            f"elapsed {text.seconds(elapsed)}",
+            ProgressBar(total=self._total_rounds, completed=done, width=max(10, min(40, width - 50))),
+            f"wall {text.seconds(self._wall_seconds(done))}",
             f"left {text.seconds(left)}",
         )
         return head
+
+    def _wall_seconds(self, done: int) -> float:
+        """Return the wall time of the whole run, as its records count it, until now or its last round."""
+        if self._record is None:
+            return time.monotonic() - self._began
+        since = time.monotonic() - self._received if done < self._total_rounds else 0.0
+        return float(self._record.get("wall_seconds") or 0.0) + since
 
     def _numbers(self, record: Mapping[str, Any], width: int) -> Iterator[Text]:
         spark = max(8, min(24, (width - 64) // 2))
@@ -135,7 +141,8 @@ class Live:
                 loss.append(f"  workers {text.percent(min(workers))} to {text.percent(max(workers))}")
         yield loss
         yield Text(
-            f"Consensus distance {text.number(record.get('consensus_distance'), 3)}   "
+            f"Virtual time {text.seconds(record.get('virtual_seconds'))}   "
+            f"consensus distance {text.number(record.get('consensus_distance'), 3)}   "
             f"up {text.size(record.get('uplink_bytes'))}   down {text.size(record.get('downlink_bytes'))}",
             style="dim",
         )

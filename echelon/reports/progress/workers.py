@@ -1,5 +1,6 @@
 """The worker lines of the live view, with a summary of those that do not fit."""
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from echelon.reports import text
 from echelon.reports.leaders import followers
 
 _STATE_STYLES = {"present": "green", "absent": "dim", "rejected": "bold red"}
+_REASONS, _LINES = 2, 3  # shown, and of each
 STATE_MARKS = {"present": "●", "absent": "○", "rejected": "✗"}
 
 
@@ -30,7 +32,8 @@ def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int
         Columns of the terminal.
     """
     marks = bool(record.get("leaders_best") or record.get("leaders_degree"))
-    lines -= 1 + marks
+    why = list(_reasons(record, workers, width))
+    lines -= 1 + marks + len(why)
     shown = workers if workers <= lines else max(1, lines - 1)
     bar = 12 if width < 100 else 24
     leads = f"{'Leads':9}" if marks else ""
@@ -47,6 +50,7 @@ def worker_lines(record: Mapping[str, Any], workers: int, lines: int, width: int
         yield line
     if shown < workers:
         yield _others(record, range(shown, workers))
+    yield from why
     if marks:
         yield _line("★ leader by loss, ◆ leader by degree (number of followers)", style="dim")
 
@@ -84,11 +88,28 @@ def _lead_marks(best: int, degree: int) -> str:
 
 def _state_text(record: Mapping[str, Any], rank: int) -> Text:
     name = state(record, rank)
-    why = reason(record, rank)
-    line = f"{STATE_MARKS[name]} {name}" + (f": {why}" if name == "rejected" else "")
+    line = f"{STATE_MARKS[name]} {name}"
     if rank in record.get("whole_rounds", ()):
         line += ", does whole rounds"
     return Text(line, style=_STATE_STYLES[name])
+
+
+def _reasons(record: Mapping[str, Any], workers: int, width: int) -> Iterator[Text]:
+    """Yield why workers were rejected, wrapped at words, each reason with the ranks it is given for."""
+    ranks: dict[str, list[int]] = {}
+    for rank in range(workers):
+        if state(record, rank) == "rejected":
+            ranks.setdefault(reason(record, rank) or "", []).append(rank)
+    for why, those in list(ranks.items())[:_REASONS]:
+        named = f"rank{'s' * (len(those) > 1)} {', '.join(map(str, those[:8]))}" + (" …" if len(those) > 8 else "")
+        for line in textwrap.wrap(
+            f"{STATE_MARKS['rejected']} {named}: {why}",
+            width,
+            subsequent_indent="  ",
+            max_lines=_LINES,
+            placeholder=" …",
+        ):
+            yield _line(line, _STATE_STYLES["rejected"])
 
 
 def _others(record: Mapping[str, Any], ranks: range) -> Text:

@@ -101,10 +101,11 @@ def test_live_fits_the_terminal(width: int, workers: int) -> None:
     assert len(lines) <= 22
     assert max(map(len, lines)) <= width
     assert lines[0].startswith("Round 7/30")
-    assert "virtual 5" in lines[0]
+    assert "wall 1.4 s" in lines[0]
+    assert lines[2].startswith("Virtual time 5")
     assert "workers 44." in lines[1]
-    assert sum(line.lstrip()[:1].isdigit() for line in lines) == (8 if workers == 8 else 15)
-    assert any("… and 49 more: 1 to 8 mini-batches, idle" in line for line in lines) == (workers == 64)
+    assert sum(line.lstrip()[:1].isdigit() for line in lines) == (8 if workers == 8 else 14)
+    assert any("… and 50 more: 1 to 8 mini-batches, idle" in line for line in lines) == (workers == 64)
 
 
 def test_live_names_hidden_workers_that_were_not_present() -> None:
@@ -121,7 +122,8 @@ def test_live_shows_states_and_leaders() -> None:
     rows = records("al_dsgd", "non_blocking", 0)
     lines = frame(terminal(120), 8, rounds=7)
     table = {line.split()[0]: line for line in lines if line.lstrip()[:1].isdigit()}
-    assert table["2"].rstrip().endswith("✗ rejected: not finite")
+    assert table["2"].rstrip().endswith("✗ rejected")
+    assert "✗ rank 2: not finite" in [line.rstrip() for line in lines]
     assert table["0"].rstrip().endswith("● present")
     assert table["7"].split()[2] == "1/8"
     best, degree = followers(rows[6])
@@ -130,6 +132,32 @@ def test_live_shows_states_and_leaders() -> None:
         assert (f"◆{degree[rank]}" in table[str(rank)]) == (degree[rank] > 0)
     assert state(rows[3], 5) == "absent"
     assert any("○ absent" in line for line in frame(terminal(120), 8, rounds=4))
+
+
+def test_live_wraps_reasons_at_words() -> None:
+    why = "its reply holds an array of shape (3, 4) instead of (64, 32), so that the model cannot be taken"
+    row = records("d_psgd", "full_batch", 0)[0] | {"present": [0, 1, 2, 3, 4], "rejections": dict.fromkeys("567", why)}
+    view = Live(console := terminal(80))
+    view.start(30, 8)
+    view.round(row)
+    with console.capture() as capture:
+        console.print(view)
+    lines = [line.rstrip() for line in capture.get().splitlines()[-2:]]
+    assert " ".join(line.strip() for line in lines) == f"✗ ranks 5, 6, 7: {why}"
+    assert max(map(len, lines)) <= 80
+
+
+def test_live_counts_wall_time_as_the_records_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resumed run goes on from what its first part took."""
+    now = 100.0
+    monkeypatch.setattr("echelon.reports.progress.live.time.monotonic", lambda: now)
+    view = Live(console := terminal(80))
+    view.start(30, 8)
+    view.round(records("d_psgd", "full_batch", 0)[9] | {"wall_seconds": 50.0})
+    now += 3
+    with console.capture() as capture:
+        console.print(view)
+    assert "wall 53 s" in capture.get()
 
 
 def test_preparations_after_the_start_do_not_count_as_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +176,7 @@ def test_preparations_after_the_start_do_not_count_as_rounds(monkeypatch: pytest
             console.print(view)
     assert "Partitioning" in preparing.get()
     assert "Round 0/30" not in preparing.get()
-    assert "elapsed 2 s  left 58 s" in running.get()
+    assert "wall 0.2 s  left 58 s" in running.get()
 
 
 def test_a_worker_that_follows_itself_has_no_follower() -> None:
