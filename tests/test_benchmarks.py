@@ -176,21 +176,3 @@ def test_growth_is_seen() -> None:
         ["descriptors", "38.0", "87.5", "2.30"],
         ["/dev/shm, MB", "2.0", "2.0", "1.00"],
     ]
-
-
-@pytest.mark.parametrize(
-    ("name", "page"),
-    [
-        ("unlike", "d_psgd"),
-        ("waiting", "non_blocking"),
-        ("gate", "al_dsgd"),
-        ("signals", "robust"),
-        ("selection", "rcd_sgd"),
-    ],
-)
-def test_a_page_has_the_rows_of_its_results(name: str, page: str) -> None:
-    tables = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
-    rows = [row for table in tables.values() if isinstance(table, list) for row in table]
-    assert rows
-    text = (ROOT / "docs" / "algorithms" / f"{page}.md").read_text(encoding="utf-8")
-    assert [row for row in rows if f"| {' | '.join(row.values())} |" not in text] == []

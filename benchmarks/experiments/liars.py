@@ -224,10 +224,10 @@ def main() -> None:
     found = results(options.out)
     for shards in options.shards:
         print(f"\n### {shards} shards\n")
-        print_table(("strategy", "robust", *LIES), list(_rows(found, shards, options.seeds)))
+        print_table(("strategy", "robust", *LIES), list(rows(found, shards, options.seeds)))
 
 
-def _rows(found: dict[Run, float], shards: str, seeds: int) -> Iterator[list[str]]:
+def rows(found: dict[Run, float], shards: str, seeds: int) -> Iterator[list[str]]:
     for strategy, robust in product(STRATEGIES, (False, True)):
         cells = [[found[Run(shards, lie, strategy, robust, seed)] for seed in range(seeds)] for lie in LIES]
         yield [strategy, "yes" if robust else "no", *(spread(cell, 1, 100) for cell in cells)]

@@ -4,7 +4,10 @@ Virtual time to the same training loss, blocking and non-blocking, with all-redu
 over-selection and FedBuff; IID and Dirichlet(0.3) shards; fleet ``stragglers``, eight workers.
 """
 
+import json
 from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from benchmarks.experiments import measures
 from benchmarks.experiments.runner import Runs, arguments, print_table, spread, sweep
 from echelon.reports.run_folder import RunFolder
 
+RESULTS = Path(__file__).parents[1] / "results" / "stragglers.json"
 TASKS = {
     "digits": ["task=digits", "model=mlp", "batch_size=64", "minibatch_size=8", "rounds=120", "learning_rate=0.05"],
     "fashion_mnist": [
@@ -51,7 +55,6 @@ def _compare(title: str, options: Namespace, place: str, keys: list[str]) -> Non
         for work, work_keys in WORKS.items()
     } | {f"{place}/{name}": [*keys, *own] for name, own in OTHERS.items()}
     runs = sweep(variants, options)
-    print(f"\n### {title}\n")
     rows = []
     for mixing in MIXINGS:
         pair = {work: runs[f"{place}/{mixing}/{work}"] for work in WORKS}
@@ -59,10 +62,15 @@ def _compare(title: str, options: Namespace, place: str, keys: list[str]) -> Non
         rows.append(_row(f"{mixing}, non_blocking", pair["non_blocking"], pair["blocking"], pair["blocking"]))
     synchronous = runs[f"{place}/all_reduce/blocking"]
     rows += [_row(name, runs[f"{place}/{name}"], synchronous, synchronous) for name in OTHERS]
-    print_table(
-        ("strategy", "seconds to the pair's common loss", "speed-up", "final accuracy %", "worst worker %", "idle %"),
-        rows,
+    heads = (
+        "strategy",
+        "seconds to the pair's common loss",
+        "speed-up",
+        "final accuracy %",
+        "worst worker %",
+        "idle %",
     )
+    _keep(options, title, heads, rows)
 
 
 def _row(name: str, runs: list[RunFolder], partner: list[RunFolder], blocking: list[RunFolder]) -> list[str]:
@@ -90,14 +98,23 @@ def _bias(options: Namespace, task: str, keys: list[str]) -> None:
         f"{place}/{name}": [*base, "work=non_blocking", f"work.estimator={name}"] for name in ESTIMATORS
     }
     runs: Runs = sweep(variants, options)
-    print(f"\n### {task}, two classes per worker, all_reduce: bias of the estimators\n")
     rows = []
     for name, own in runs.items():
         slow = [np.mean([r["train_loss_per_worker"][7] for r in run.metrics[-20:]]) for run in own]
         fast = [np.mean([r["train_loss_per_worker"][:6] for r in run.metrics[-20:]]) for run in own]
         accuracy = [measures.final(run, "consensus_accuracy") for run in own]
         rows.append([name.split("/")[-1], spread(accuracy, 1, 100), spread(slow, 3), spread(fast, 3)])
-    print_table(("work", "accuracy %", "loss of the slowest worker", "loss of the six fast ones"), rows)
+    title = f"{task}, two classes per worker, all_reduce: bias of the estimators"
+    _keep(options, title, ("work", "accuracy %", "loss of the slowest worker", "loss of the six fast ones"), rows)
+
+
+def _keep(options: Namespace, title: str, heads: Sequence[str], rows: list[list[str]]) -> None:
+    """Print a table and keep its rows, beside those of other tables, unless it is another experiment."""
+    print(f"\n### {title}\n")
+    print_table(heads, rows)
+    if not options.overrides:
+        kept = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        RESULTS.write_text(f"{json.dumps(kept | {title: rows}, indent=1)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 {
   const SVG = document.querySelector("#legend svg").namespaceURI;
   const HEIGHT = 260;
-  const MARGIN = { left: 56, right: 10, top: 8, bottom: 40 };
+  const MARGIN = { left: 56, right: 18, top: 8, bottom: 40 };
   const data = JSON.parse(document.getElementById("curves").textContent);
   const hidden = new Set();
   const charts = [];
