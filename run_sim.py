@@ -24,7 +24,7 @@ from rich.console import Console
 
 import client_app
 import server_app
-from app import peer, results
+from app import peer, results, torchrun
 from app.checks import check
 from conf import Config, ConfigError, cli, groups
 from echelon.core.printable import printable, wrapped
@@ -42,10 +42,17 @@ INTERRUPTED = 130
 
 def run(config: Config) -> int:
     """Do one run; return its exit status: 0, 1 if it failed, 130 or 143 if it was stopped by Ctrl-C or SIGTERM."""
+    if torchrun.is_meant(config):
+        return torchrun.run(config, check, client_app.make_app, _lead)
     check(config)
+    return _lead(config, None)
+
+
+def _lead(config: Config, team: torchrun.Team | None) -> int:
+    """Open the run's folder and do the run, with the other processes of torchrun if that has started this one."""
     path = Path(str(config.run_dir))
     try:
-        folder = server_app.open_folder(config, path)
+        folder = server_app.open_folder(config, path, None if team is None else team.newest)
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
     stop = Event()
@@ -53,7 +60,7 @@ def run(config: Config) -> int:
         with folder, capture.to_log(folder.log) as console:
             say = console.print if console.is_terminal else None
             with signals.graceful(stop, lambda: _interrupted(config, path), say):
-                status = _run(config, folder, console, stop)
+                status = _run(config, folder, console, stop, team)
             _print(console, str(path.resolve()))
             if (stopped := signals.status()) is not None:
                 signals.leave(stopped)  # within the capture: Ray, still starting, would write to the terminal
@@ -62,11 +69,11 @@ def run(config: Config) -> int:
         raise ConfigError(f"{folder.log}: cannot be written: {error.strerror}") from error
 
 
-def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> int:
+def _run(config: Config, folder: RunFolder, console: Console, stop: Event, team: torchrun.Team | None) -> int:
     """Do the run and say how it ended; return its exit status."""
     try:
         with progress.make(config.progress, console) as view:
-            _simulate(config, folder, view, stop, partial(_print, console))
+            _simulate(config, folder, view, stop, partial(_print, console), team)
         failure = None
     except (RunStoppedError, KeyboardInterrupt):
         return _fail(console, _interrupted(config, folder.path), signals.status() or INTERRUPTED)
@@ -85,11 +92,17 @@ def _run(config: Config, folder: RunFolder, console: Console, stop: Event) -> in
 
 
 def _simulate(
-    config: Config, folder: RunFolder, view: progress.Progress, stop: Event, say: Callable[[str], None]
+    config: Config,
+    folder: RunFolder,
+    view: progress.Progress,
+    stop: Event,
+    say: Callable[[str], None],
+    team: torchrun.Team | None,
 ) -> None:
-    engine = config.engine
+    engine, make_clients = config.engine, client_app.make_app
     if isinstance(engine, groups.Torch):
-        results.show(folder, view, peer.run(config, folder, view, stop, client_app.make_app))
+        launch = None if team is None else team.lead(stop, make_clients)
+        results.show(folder, view, peer.run(config, folder, view, stop, make_clients, launch))
         return
     made, clients = server_app.make_app(config, folder, view, stop), client_app.make_app(config)
     if isinstance(engine, groups.Ray):
@@ -107,8 +120,9 @@ def _simulate(
 
 
 def _resume_hint(config: Config, path: Path) -> str:
+    program = "torchrun ... run_sim.py" if torchrun.is_meant(config) else "python run_sim.py"
     plain = re.fullmatch(r"[\w/.:+-]+", str(path))
-    command = f"python run_sim.py resume={path}" if plain else f"python run_sim.py \"resume='{path}'\""
+    command = f"{program} resume={path}" if plain else f"{program} \"resume='{path}'\""
     if checkpoint.exists(path / "checkpoint"):
         return f"to continue: {command}"
     again = f"; to start again: {command}" if config.checkpoint_every else " (checkpoint_every=0)"

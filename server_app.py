@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -96,8 +97,18 @@ def make_app(config: Config, folder: RunFolder, view: Progress, stop: Event) -> 
     return made
 
 
-def open_folder(config: Config, path: Path) -> RunFolder:
+def open_folder(config: Config, path: Path, newest: Callable[[Path], int] | None = None) -> RunFolder:
     """Create the run folder, or open that of the resumed run; it is locked until it is closed.
+
+    Parameters
+    ----------
+    config : Config
+        Of the run.
+    path : Path
+        The folder.
+    newest : callable, optional
+        (folder of the checkpoints) -> round of the newest one that can be continued; by default, this process must
+        have all of it. It raises CheckpointError if there is none.
 
     Raises
     ------
@@ -110,7 +121,7 @@ def open_folder(config: Config, path: Path) -> RunFolder:
         return RunFolder.create(path, to_yaml(config))
     with ExitStack() as unless_opened:
         folder = unless_opened.enter_context(RunFolder.resume(path))
-        reached = _reached(folder)
+        reached = _reached(folder, newest or (lambda saved: checkpoint.load(saved).round))
         if config.rounds < reached:
             raise ConfigError(f"rounds must be at least {reached}, which {path} has reached; got {config.rounds}")
         folder.rewind(reached, to_yaml(replace(config, resume=None, run_dir=str(path))))
@@ -118,13 +129,13 @@ def open_folder(config: Config, path: Path) -> RunFolder:
     return folder
 
 
-def _reached(folder: RunFolder) -> int:
+def _reached(folder: RunFolder, newest: Callable[[Path], int]) -> int:
     """Return the round to continue after; 0 if the run ended before its first checkpoint was due."""
     saved, every = folder.path / "checkpoint", folder.config.get("checkpoint_every")
     rounds = folder.metrics[-1]["round"] if folder.metrics else 0
     # It may have been killed between the record of a round and its checkpoint; beyond that, the checkpoints are lost.
     if folder.finished or not every or rounds > every or checkpoint.exists(saved):
-        return checkpoint.load(saved).round
+        return newest(saved)
     print(f"{folder.path} has no checkpoint yet: the run starts again", file=sys.stderr)
     return 0
 

@@ -84,7 +84,7 @@ def check(config: Config, *, deployed: bool = False) -> None:
 
 def _check_memory(config: Config, shape: Shape, deployed: bool) -> None:
     with _in_one_line("model"):
-        memory.require_rows(config, shape)
+        memory.require_rows(config, shape, peer.share_here(config))
         if not deployed:
             memory.require_batches(config, shape)
 

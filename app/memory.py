@@ -59,11 +59,11 @@ def require_graphs(config: Config) -> None:
     memory.require(subject, needs, remedy)
 
 
-def require_rows(config: Config, shape: Shape) -> None:
-    """Raise ValueError if the models of N workers, as the server holds them, do not fit into the free memory."""
+def require_rows(config: Config, shape: Shape, share: float = 1.0) -> None:
+    """Raise ValueError if the models of N workers, or a share of them, do not fit into this machine's free memory."""
     with torch.device("meta"):  # a model without values
         values = tasks.build_model(config.model.name, shape).state_dict().values()
-    models = 4 * config.workers * sum(value.numel() for value in values)
+    models = int(share * 4 * config.workers * sum(value.numel() for value in values))
     needs = {"models": models, "updates of a round": models}
     if vectors := _state_vectors(config):
         needs |= {"optimisers": vectors * models, "optimisers of a round": vectors * models}

@@ -1,10 +1,11 @@
-"""A run without a server on this machine, composed from the configuration (``engine=torch``)."""
+"""A run without a server, composed from the configuration (``engine=torch``)."""
 
 import logging
 import os
+import pickle
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -22,11 +23,12 @@ from app.task import build_model, initial_model, load_task
 from clients import WorkerApp
 from clients.devices import resolve
 from conf import Config, ConfigError, config_hash, groups
-from echelon.engines import kept
+from echelon.engines import kept, torchrun
 from echelon.engines import torch as engine
 from echelon.engines.member import Member
 from echelon.engines.member import serve as serve_steps
 from echelon.engines.peers import Parts, PeerRun
+from echelon.engines.torchrun import Rank
 from echelon.persistent import signals
 from echelon.protocol.messages import RosterEntry
 from echelon.reports import models, tracking
@@ -34,9 +36,26 @@ from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.reports.summary import summarise
 from echelon.server import checkpoint
-from strategies import FlowerStrategy, Options, Partition, Roster
+from strategies import FlowerStrategy, Options, Partition, Roster, ServerState
 
 MakeClients = Callable[[Config, Callable[[], bool]], WorkerApp]
+Launch = Callable[[Partition, Conductor], None]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a process that torchrun has started knows of checkpoints.
+
+    Attributes
+    ----------
+    state : ServerState, optional
+        To continue from, with the rows of its workers.
+    keep : int, optional
+        The files to keep of each worker, where no other process looks after them.
+    """
+
+    state: ServerState | None
+    keep: int | None
 
 
 def check(config: Config, built: FlowerStrategy) -> None:
@@ -51,17 +70,37 @@ def check(config: Config, built: FlowerStrategy) -> None:
         return
     if built.needs_server:
         raise ConfigError(f"engine=torch cannot run strategy={config.strategy.name}: {built.needs_server}")
-    if (rank := os.environ.get("LOCAL_RANK")) is not None:
+    if (rank := os.environ.get("LOCAL_RANK")) is not None and not torchrun.is_started():
         raise ConfigError(
-            f"engine=torch starts its processes itself: call run_sim.py without torchrun, which set LOCAL_RANK={rank}"
+            "engine=torch starts its processes itself, unless torchrun does, which sets TORCHELASTIC_RUN_ID; got "
+            f"LOCAL_RANK={rank} without it"
         )
-    count = config.engine.processes
-    if count is not None and count > config.workers:
-        raise ConfigError(f"engine.processes must be at most workers={config.workers}; got {count}")
-    if count is not None and is_wall(config) and count < config.workers:
+    count, workers = config.engine.processes, config.workers
+    if torchrun.is_started():
+        check_size(config)
+    elif count is not None and count > workers:
+        raise ConfigError(f"engine.processes must be at most workers={workers}; got {count}")
+    elif count is not None and is_wall(config) and count < workers:
         raise ConfigError(
-            f"engine.processes must be workers={config.workers} with clock=wall, so that all workers compute at once; "
+            f"engine.processes must be workers={workers} with clock=wall, so that all workers compute at once; "
             f"got {count}"
+        )
+
+
+def check_size(config: Config) -> None:
+    """Compare the configuration with the number of processes that torchrun has started; raises as :func:`check`."""
+    assert isinstance(config.engine, groups.Torch)
+    size = torchrun.size()
+    if config.engine.processes not in (None, size):
+        raise ConfigError(
+            f"engine.processes must be null or the {size} processes of torchrun; got {config.engine.processes}"
+        )
+    if size > config.workers:
+        raise ConfigError(f"workers must be at least the {size} processes of torchrun; got {config.workers}")
+    if size < config.workers and is_wall(config):
+        raise ConfigError(
+            f"workers must be the {size} processes of torchrun with clock=wall, so that all workers compute at once; "
+            f"got {config.workers}"
         )
 
 
@@ -70,9 +109,18 @@ def is_wall(config: Config) -> bool:
     return config.clock == "wall"
 
 
+def share_here(config: Config) -> float:
+    """Return the share of the workers that is on this machine."""
+    if isinstance(config.engine, groups.Torch) and torchrun.is_started():
+        return int(os.environ["LOCAL_WORLD_SIZE"]) / torchrun.size()
+    return 1.0
+
+
 def num_processes(config: Config) -> int:
     """Return how many processes the workers share."""
     assert isinstance(config.engine, groups.Torch)
+    if torchrun.is_started():
+        return torchrun.size()
     if config.engine.processes is not None:
         return config.engine.processes
     if is_wall(config):
@@ -81,7 +129,14 @@ def num_processes(config: Config) -> int:
     return min(config.workers, available or 1)
 
 
-def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_clients: MakeClients) -> dict[str, Any]:
+def run(
+    config: Config,
+    folder: RunFolder,
+    view: Progress,
+    stop: Event,
+    make_clients: MakeClients,
+    launch: Launch | None = None,
+) -> dict[str, Any]:
     """Train as configured, write the run folder, return the summary.
 
     Parameters
@@ -94,6 +149,8 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
         Ends the run.
     make_clients : callable
         (config, is_over) -> the ClientApp, in each process; a function of a module.
+    launch : callable, optional
+        (partition, conductor) -> None: does the run in its processes, by default in those that it starts.
 
     Raises
     ------
@@ -120,8 +177,11 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
                 report(record)
 
             conductor = Conductor(config, folder, hear, stop, owners)
-            work = partial(serve, config, partition, make_clients, folder.path)
-            engine.run(work, owners, conductor, stop=stop, timeout=config.engine.timeout)
+            if launch is None:
+                work = partial(serve, config, partition, make_clients, folder.path)
+                engine.run(work, owners, conductor, stop=stop, timeout=config.engine.timeout)
+            else:
+                launch(partition, conductor)
         summary = summarise(RunFolder.open(folder.path), conductor.samples, config_hash(config))
         folder.write_summary(summary)
     finally:
@@ -129,15 +189,23 @@ def run(config: Config, folder: RunFolder, view: Progress, stop: Event, make_cli
     return summary
 
 
-def serve(config: Config, partition: Partition, make_clients: MakeClients, path: Path, group: Member) -> None:
-    """Do the run of one process's workers."""
+def serve(
+    config: Config,
+    partition: Partition,
+    make_clients: MakeClients,
+    path: Path,
+    group: Member | Rank,
+    saved: Saved | None = None,
+) -> None:
+    """Do the run of one process's workers; ``saved`` by default follows from the checkpoints in the folder."""
     if group.process > 0:
         logging.getLogger("flwr").setLevel(logging.WARNING)  # the first process logs for all
     if resolve(config.device) == "cuda":
-        torch.cuda.set_device(group.process % torch.cuda.device_count())
-    task, model = load_task(config, config.task.root), build_model(config)
-    if not checkpoint.exists(path / "checkpoint"):
-        model = initial_model(config)
+        place = int(os.environ.get("LOCAL_RANK", group.process))
+        torch.cuda.set_device(place % torch.cuda.device_count())
+    continues = checkpoint.exists(path / "checkpoint") if saved is None else saved.state is not None
+    task = load_task(config, config.task.root)
+    model = build_model(config) if continues else initial_model(config)
     arrays, evaluation = ArrayRecord(model.state_dict()), make_evaluation(config, task, model)
     built = strategy.build(config, Options(held_out_loss=evaluation.held_out_loss), wall_clock=is_wall(config))
     parts = Parts(
@@ -150,18 +218,21 @@ def serve(config: Config, partition: Partition, make_clients: MakeClients, path:
         is_wall(config),
     )
     run = PeerRun(parts, group, group.interruptible)
-    steps = Steps(run, group, path)
+    steps = Steps(run, group, path, saved)
     serve_steps(group, steps.by_name(), run.keep, run.undo)
 
 
 class Steps:
     """What the conductor may ask a process for, given its workers and the run's folder."""
 
-    def __init__(self, run: PeerRun, group: Member, path: Path) -> None:
+    def __init__(self, run: PeerRun, group: Member | Rank, path: Path, saved: Saved | None = None) -> None:
         self._run, self._group, self._folder = run, group, RunFolder(path)
-        self._checkpoints = path / "checkpoint"
+        self._checkpoints, self._keep = path / "checkpoint", None if saved is None else saved.keep
         self._has_model = True
-        if checkpoint.exists(self._checkpoints):
+        if saved is not None:
+            if saved.state is not None:
+                kept.load(self._run, saved.state)
+        elif checkpoint.exists(self._checkpoints):
             self._load()
         elif group.process in group.fresh:
             self._has_model = False
@@ -184,8 +255,8 @@ class Steps:
         """Write the state of this process's workers, unless it has not come to know the run yet."""
         if self._group.process in self._group.fresh:
             return None
-        self._checkpoints.mkdir(exist_ok=True)
-        return kept.save(self._run, self._checkpoints), kept.Shared.of(self._run)
+        self._checkpoints.mkdir(exist_ok=True)  # without parents: the run's folder may have been moved away
+        return kept.save(self._run, self._checkpoints, self._keep), kept.Shared.of(self._run)
 
     def best(self) -> None:
         """Keep the consensus model as that of the best round."""
@@ -198,9 +269,13 @@ class Steps:
     def close(self) -> None:
         """Write the models of the last round."""
         self._write("consensus")
-        record = self._last()
-        if (rank := models.best_worker(record)) in self._run.sites:
-            arrays = self._run.layout.arrays(*self._run.models()[rank])
+        record = self._last() if self._group.is_first else {}
+        best = self._group.collect(pickle.dumps(models.best_worker(record)))
+        rank = pickle.loads(best[self._group.members[0]])
+        if rank is None or self._group.owners[rank] not in self._group.members:
+            return
+        arrays = self._run.model(rank)
+        if self._group.is_first:
             models.write(self._folder, "best_worker", arrays, record, rank=rank)
 
     def _write(self, name: str) -> None:

@@ -1,6 +1,7 @@
 """The command line: overrides, sweeps and help; an invalid configuration gives a one-line error and exit status 2."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from conf.schema import Config
 from echelon.core.printable import fitted, printable
 
 _USAGE = "python run_sim.py [group=choice ...] [key=value ...] [--multirun] [--cfg job] [--help]"
+_RUN_ID = "TORCHELASTIC_RUN_ID"  # set by torchrun
 _INTERRUPTED = (130, 143)  # by Ctrl-C, by SIGTERM: stopping one run of a sweep stops the sweep
 _EXAMPLES = """Examples:
   python run_sim.py                                             the default run
@@ -57,6 +59,8 @@ def main(
         if options.help:
             print(f"usage: {_USAGE}\n\n{explain(options.overrides)}\n\n{_EXAMPLES}")
             return 0
+        if options.multirun and _RUN_ID in os.environ:
+            raise ConfigError("--multirun must be left out under torchrun, which starts the processes of one run")
         sweep = expand(options.overrides) if options.multirun else [options.overrides]
         configs = [_compose(overrides) for overrides in sweep]
         if options.cfg:
@@ -68,8 +72,14 @@ def main(
                 check(config)
         return _run_all(run, sweep, _with_run_dirs(configs, datetime.now(), options.multirun))
     except ConfigError as error:
-        print(fitted(f"error: {printable(str(error))}", sys.stderr), file=sys.stderr)
+        if not _is_copy():
+            print(fitted(f"error: {printable(str(error))}", sys.stderr), file=sys.stderr)
         return 2
+
+
+def _is_copy() -> bool:
+    """Return whether torchrun has started the same command on this machine, which says the same."""
+    return _RUN_ID in os.environ and os.environ.get("LOCAL_RANK") != "0"
 
 
 class _Parser(argparse.ArgumentParser):

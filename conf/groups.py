@@ -365,7 +365,8 @@ class Torch(Engine):
     """Processes of torch.distributed."""
 
     processes: int | None = key(
-        "worker processes; null = one per worker, with a simulated clock at most one per core or, on GPUs, per GPU",
+        "worker processes; null = those of torchrun, or one per worker, with a simulated clock at most one per core "
+        "or, on GPUs, per GPU",
         "[1, inf)",
     )
     timeout: float = key(

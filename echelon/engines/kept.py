@@ -52,8 +52,8 @@ class Shared:
         return seconds | {"extras": extras}
 
 
-def save(run: PeerRun, folder: Path) -> dict[int, str]:
-    """Write the state of this process's workers; return the files' names by rank.
+def save(run: PeerRun, folder: Path, keep: int | None = None) -> dict[int, str]:
+    """Write the state of this process's workers, and keep so many files of each; return the files' names by rank.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def save(run: PeerRun, folder: Path) -> dict[int, str]:
     """
     shared = Shared.of(run)
     try:
-        return {rank: shards.save(_state(run, rank, shared), folder, rank) for rank in run.sites}
+        return {rank: shards.save(_state(run, rank, shared), folder, rank, keep) for rank in run.sites}
     except OSError as error:
         raise CheckpointError(
             f"{folder}: the checkpoint of round {shared.tally.round} cannot be written: {error.strerror}"

@@ -141,6 +141,21 @@ def consensus(models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, grou
     return mean, layout.consensus_exact(np.stack([beside[rank] for rank in sorted(beside)]))
 
 
+def model_of(
+    rank: int, models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, group: Group
+) -> tuple[Row, Bytes]:
+    """Return one worker's model, wherever it is; every process must call it."""
+    if group.owners[rank] == group.process:
+        row, exact = models[rank]
+        found = torch.from_numpy(row.copy())
+    else:
+        found, exact = torch.zeros(layout.size), np.empty(0, dtype=np.uint8)
+    dist.broadcast(found, src=group.address(group.owners[rank]))
+    if layout.exact_size:
+        exact = exacts(models, layout, group)[rank]
+    return found.numpy(), exact
+
+
 def exacts(models: Mapping[int, tuple[Row, Bytes]], layout: ArrayLayout, group: Group) -> dict[int, Bytes]:
     """Return the bytes beside the rows of all workers that take part, by rank; every process must call it."""
     pieces = group.collect(b"".join(models[rank][1].tobytes() for rank in group.local))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ from echelon.peer.group import Group
 
 HOST = "127.0.0.1"
 INTERRUPT = signal.SIGUSR1
+INTERRUPTED = "interrupted"
+"""What a process says that gives up a step because the run is to stop."""
 
 
 @dataclass(frozen=True)
@@ -176,23 +178,44 @@ class Member(Group):
             raise InterruptedStepError
 
 
+class Served(Protocol):
+    """What :func:`serve` needs of a process; see :class:`Member`."""
+
+    @property
+    def fresh(self) -> tuple[int, ...]:
+        """Processes that know nothing of the run yet."""
+
+    @property
+    def step(self) -> str:
+        """What is to be done first."""
+
+    def settle(self) -> None:
+        """Connect with the others."""
+
+    def commit(self, value: Any) -> str:
+        """Finish a step; return the next one."""
+
+    def give_up(self, reason: str) -> str:
+        """Give up a step; return the next one."""
+
+
 def serve(
-    member: Member, steps: Mapping[str, Callable[[], Any]], keep: Callable[[], None], undo: Callable[[], None]
+    member: Served, steps: Mapping[str, Callable[[], Any]], keep: Callable[[], None], undo: Callable[[], None]
 ) -> None:
-    """Do the steps that the launcher names, until it ends this process.
+    """Do the steps that the run's leader names, until it ends the run, and a launcher this process.
 
     Parameters
     ----------
-    member : Member
+    member : Served
         Once it takes part.
     steps : mapping of str to callable
-        What each is; they return what the launcher is told. The step ``join`` comes before all others in an epoch with
+        What each is; they return what the leader is told. The step ``join`` comes before all others in an epoch with
         fresh members; ``save`` needs no connection with them.
     keep, undo : callable
         Called after a step that all have finished, and after one that is to be repeated.
     """
     step = member.step
-    while True:
+    while step != "end":
         try:
             if step != "save":
                 member.settle()
@@ -205,7 +228,7 @@ def serve(
             step = new.step
         except InterruptedStepError:
             undo()
-            step = member.give_up("interrupted")
+            step = member.give_up(INTERRUPTED)
         except RuntimeError as error:  # of gloo or of the store
             undo()
             step = member.give_up(in_one_line(error))

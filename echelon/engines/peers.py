@@ -186,6 +186,10 @@ class PeerRun:
         """Return the mean of all models; every process must call it."""
         return self.layout.arrays(*measured.consensus(self.models(), self.layout, self.group))
 
+    def model(self, rank: int) -> ArrayRecord:
+        """Return one worker's model, wherever it is; every process must call it."""
+        return self.layout.arrays(*measured.model_of(rank, self.models(), self.layout, self.group))
+
     def _train(self) -> tuple[Instructions, dict[int, Reply]]:
         """Let the workers do their local steps; return the round's instructions and what came of them."""
         self._began = time.monotonic()

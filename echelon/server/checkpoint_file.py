@@ -95,6 +95,11 @@ def listed(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("round-*.npz") if _NAME.fullmatch(path.name))
 
 
+def round_of(path: Path) -> int:
+    """Return the round of a state, by its name."""
+    return int(path.name.split("-")[1])
+
+
 def _arrays(state: ServerState) -> dict[str, Any]:
     arrays = {field.name: getattr(state, field.name) for field in fields(state) if field.name != "extras"}
     if arrays["momentum"] is None:

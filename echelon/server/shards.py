@@ -19,7 +19,7 @@ _SHARDS = "shards"
 _LARGE = ("rows", "exact", "momentum", "optimizer")
 
 
-def save(state: ServerState, folder: Path, rank: int) -> str:
+def save(state: ServerState, folder: Path, rank: int, keep: int | None = None) -> str:
     """Write the state of one worker into a folder of its own; return the file's name.
 
     Parameters
@@ -30,9 +30,11 @@ def save(state: ServerState, folder: Path, rank: int) -> str:
         Of the checkpoints.
     rank : int
         The worker.
+    keep : int, optional
+        Newest files to keep; by default all, until :func:`commit` removes what no checkpoint needs.
     """
     folder.mkdir(exist_ok=True)
-    return checkpoint_file.save(state, _of(folder, rank), keep=None).name
+    return checkpoint_file.save(state, _of(folder, rank), keep).name
 
 
 def commit(tally: Tally, files: Mapping[int, str], folder: Path, keep: int, **more: Any) -> None:
@@ -94,6 +96,31 @@ def of_workers(state: ServerState, folder: Path, ranks: Collection[int] | None =
     stacked: dict[str, Any] = {name: _stack([getattr(one, name) for one in states]) for name in _LARGE}
     extras |= {name: _stack([one.extras.get(name) for one in states]) for name in states[0].extras}
     return replace(state, **stacked, extras=extras)
+
+
+def numbers(folder: Path) -> list[ServerState]:
+    """Return what the whole checkpoints say beside the workers' models, newest first; see :func:`of_workers`."""
+    found = (checkpoint_file.load(path) for path in reversed(checkpoint_file.listed(folder)))
+    return [state for state in found if state is not None and _SHARDS in state.extras]
+
+
+def missing(state: ServerState, folder: Path, ranks: Collection[int]) -> str | None:
+    """Return a file that :func:`of_workers` needs and a folder lacks or has damaged; None if it has all."""
+    files = [Path(str(name)).name for name in state.extras[_SHARDS]]
+    known = [rank for rank, name in enumerate(files) if name]
+    for rank in ranks if set(ranks) <= set(known) else known:
+        path = _of(folder, rank) / files[rank]
+        if not path.is_file() or checkpoint_file.load(path) is None:
+            return str(path)
+    return None
+
+
+def forget_after(round_number: int, folder: Path, ranks: Collection[int]) -> None:
+    """Remove the files of some workers that are of later rounds, which are done again."""
+    for rank in ranks:
+        for path in checkpoint_file.listed(_of(folder, rank)):
+            if checkpoint_file.round_of(path) > round_number:
+                path.unlink()
 
 
 def names(folder: Path) -> dict[int, str]:

@@ -131,11 +131,31 @@ def test_message(overrides: str, message: str) -> None:
     assert str(caught.value) == message
 
 
-def test_torchrun_would_start_every_process_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_launcher_would_start_every_process_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     check(compose(["engine=inline"]))
-    with pytest.raises(ConfigError, match=r"^engine=torch starts its processes itself: .* which set LOCAL_RANK=1$"):
+    with pytest.raises(
+        ConfigError, match=r"^engine=torch starts its processes itself, unless torchrun does, .* got LOC"
+    ):
         check(compose(["engine=torch"]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["workers=3"], "^workers must be at least the 4 processes of torchrun; got 3$"),
+        (["clock=wall"], "^workers must be the 4 processes of torchrun with clock=wall, .*; got 8$"),
+        (["engine.processes=2"], "^engine.processes must be null or the 4 processes of torchrun; got 2$"),
+    ],
+)
+def test_processes_of_torchrun(overrides: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RUN_ID": "none", "USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    for name, value in {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    check(compose(["engine=torch", "engine.processes=4"]))
+    with pytest.raises(ConfigError, match=message):
+        check(compose(["engine=torch", *overrides]))
 
 
 @pytest.mark.parametrize("overrides", [[], ["strategy=all_reduce", "workers=3"], ["strategy=fedbuff", "workers=5"]])
