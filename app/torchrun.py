@@ -153,6 +153,11 @@ class Team:
         """Return the checkpoints, newest first, of which all processes have their workers' part; what is missing."""
         if self.config.resume is None:
             return [], ""
+        if self._rank.is_first and not (self._path / "metrics.jsonl").exists():
+            raise ConfigError(
+                f"resume: {self._path} on the machine of rank 0 is not the run's folder; start with the --node-rank of "
+                "before, or share the folder"
+            )
         folder = self._path / "checkpoint"
         states: list[ServerState] = pickle.loads(
             self._rank.collect(pickle.dumps(shards.numbers(folder) if self._rank.is_first else []))[0]

@@ -116,6 +116,21 @@ class TestSweep:
         assert len(several.configs) == 2
 
 
+class TestUnderTorchrun:
+    """It starts the command several times on every machine."""
+
+    @pytest.mark.parametrize("rank", [0, 1])
+    def test_one_of_them_speaks(
+        self, run: Recorder, rank: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert main(run, ["seed=0,1", "--multirun"]) == 2
+        line = "error: --multirun must be left out under torchrun, which starts the processes of one run\n"
+        assert capsys.readouterr().err == ("" if rank else line)
+        assert not run.configs
+
+
 class TestResume:
     @pytest.fixture
     def earlier(self, tmp_path: Path) -> str:

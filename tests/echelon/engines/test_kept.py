@@ -190,3 +190,19 @@ def test_a_worker_that_was_never_saved(saved: tuple[Path, list[dict[str, Any]]],
     assert found.momentum is not None
     assert not found.momentum[1].any()
     assert not any((folder / "worker-1").iterdir()), "what no checkpoint names is removed"
+
+
+def test_what_a_machine_lacks(saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
+    folder = _copy(saved, tmp_path)
+    (state,) = shards.numbers(folder)
+    assert state.round == SAVED
+    assert shards.missing(state, folder, range(WORKERS)) is None
+    (file,) = (folder / "worker-1").iterdir()
+    shards.forget_after(SAVED, folder, [1])
+    assert file.exists()
+    shards.forget_after(SAVED - 1, folder, [1])
+    assert not file.exists()
+    assert shards.missing(state, folder, [0, 2]) is None
+    assert shards.missing(state, folder, [0, 1]) == str(file)
+    next((folder / "worker-0").iterdir()).write_bytes(b"damaged")
+    assert shards.missing(state, folder, [0, 2]) == str(next((folder / "worker-0").iterdir()))
