@@ -68,6 +68,11 @@ def check(config: Config, built: FlowerStrategy) -> None:
     """
     if not isinstance(config.engine, groups.Torch):
         return
+    if config.wire != "fp32":
+        raise ConfigError(
+            f"wire must be fp32 with engine=torch, where a row that neighbours mix is nowhere kept in full precision; "
+            f"got {config.wire}"
+        )
     if built.needs_server:
         raise ConfigError(f"engine=torch cannot run strategy={config.strategy.name}: {built.needs_server}")
     if (rank := os.environ.get("LOCAL_RANK")) is not None and not torchrun.is_started():

@@ -62,6 +62,7 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
         "num_workers": config.workers,
         "eval_every": config.eval_every,
         "max_empty_rounds": config.work.max_empty_rounds,
+        "wire": config.wire,
         "roster_timeout": config.deployment.roster_timeout,
         "robust": chosen.robust,
     }

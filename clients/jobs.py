@@ -17,7 +17,8 @@ class Job:
     """A round of one worker: what its message asks for.
 
     ``indices`` are the samples of the round in the order of training, of a shard with ``shard_size``; ``simulated``
-    means that a simulated device, not real time, measures the round.
+    means that a simulated device, not real time, measures the round. ``bf16`` means that the content came in bfloat16:
+    differences to it go back.
     """
 
     rank: int
@@ -27,6 +28,7 @@ class Job:
     indices: torch.Tensor
     shard_size: int
     simulated: bool
+    bf16: bool
 
 
 def shard_of(content: RecordDict, pool: int) -> np.ndarray[Any, np.dtype[np.int64]]:

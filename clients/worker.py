@@ -33,6 +33,7 @@ from echelon.protocol.messages import (
     as_ndarray,
     record,
 )
+from echelon.protocol.wire import differences, lengthened
 
 from .data import IndexedData, as_indexed, batches
 from .devices import resolve
@@ -114,7 +115,9 @@ class Worker:
             If the server's initial arrays are those of another model.
         """
         instructions = TrainInstructions.from_config(config)
-        entry = RosterEntry(rank, len(self._data[rank]), device=self.device, packs=packs, parts=self._parts())
+        entry = RosterEntry(
+            rank, len(self._data[rank]), device=self.device, packs=packs, bf16=packs, parts=self._parts()
+        )
         if INITIAL in config:
             initial: Any = config[INITIAL]
             self.model.check_names(initial)
@@ -148,13 +151,16 @@ class Worker:
             offline = fleet.seconds_away(instructions.seed, rank, instructions.server_round, instructions.run_seconds)
             if offline > 0:
                 return RecordDict({METRICS: TrainReport(len(shard), away_seconds=offline).to_metrics()})
+        short = lengthened(content, self.model.parameters.numel())
+        content = content if short is None else short
         if not len(shard):
             self.model.load(record(content, ARRAYS, ArrayRecord))
-            return self._unchanged(content)
+            return self._returned(self._unchanged(content), content, bf16=short is not None)
         cursor = Cursor(instructions.epoch, instructions.position)
         count = instructions.local_steps * instructions.batch_size
         positions = upcoming(instructions.seed, rank, cursor, len(shard), count)
-        return Job(rank, content, instructions, data, torch.from_numpy(shard[positions]), len(shard), fleet is not None)
+        indices, simulated, bf16 = torch.from_numpy(shard[positions]), fleet is not None, short is not None
+        return Job(rank, content, instructions, data, indices, len(shard), simulated, bf16)
 
     def load(self, job: Job) -> tuple[State, Forces]:
         """Load the model of a job; return the optimiser's state from which it goes on, and what acts on its steps."""
@@ -176,7 +182,7 @@ class Worker:
         report = TrainReport(job.shard_size, *numbers)
         reply = RecordDict({ARRAYS: self.model.arrays(), METRICS: report.to_metrics()})
         self._keep(job.rank, state, job.content, reply, job.instructions.keeps_optimizer)
-        return reply
+        return self._returned(reply, job.content, bf16=job.bf16)
 
     def clock(self, job: Job) -> Clock:
         """Return the clock of a job: that of its simulated device, or the real one."""
@@ -257,6 +263,10 @@ class Worker:
         if MOMENTUM in content:
             reply[MOMENTUM] = record(content, MOMENTUM, ArrayRecord)
         return reply
+
+    def _returned(self, reply: RecordDict, content: RecordDict, *, bf16: bool) -> RecordDict:
+        """Return a reply to a message as it travels."""
+        return differences(reply, content, self.model.parameters.numel()) if bf16 else reply
 
     def _simulated(self, instructions: TrainInstructions) -> Fleet | None:
         return None if instructions.wall_clock else self.fleet

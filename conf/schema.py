@@ -78,6 +78,9 @@ class Config:
     )
     device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = key("compute device; auto = an accelerator if there is one")
     precision: Literal["fp32", "bf16"] = key("bf16 = torch's autocast; parameters and steps stay float32")
+    wire: Literal["fp32", "bf16"] = key(
+        "how parameters and momentum travel between server and workers in training: bf16 = rounded, in half the bytes"
+    )
     clock: Literal["auto", "virtual", "wall"] = key(
         "clock that measures rounds; auto = virtual in simulation, wall when deployed"
     )

@@ -66,7 +66,7 @@ def test_only_rows_and_numbers_leave_a_worker(momentum: float, tmp_path: Path) -
     for reply in queries:
         assert set(reply.content) == {"metrics", "config"}
         config_record = reply.content.config_records["config"]
-        assert set(config_record) == {"device", "packs", *PARTS}
+        assert set(config_record) == {"device", "packs", "bf16", *PARTS}
         assert not any(isinstance(value, bytes) for value in config_record.values())
     names = {"arrays", "metrics"} | ({"momentum"} if momentum else set())
     model = client_app.build_model(config).state_dict()

@@ -8,6 +8,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from echelon.core.bf16 import from_words, to_words
 from echelon.core.layout import Bytes, Layout, ModelParts, Row
 from echelon.protocol.expected import Expected
 from echelon.protocol.messages import ARRAYS, MOMENTUM, OPTIMIZER, as_array, as_ndarray
@@ -28,21 +29,34 @@ class ArrayLayout(Layout):
     ----------
     expected : Expected
         The arrays of an honest reply.
+    differences : bool
+        Whether parameters and momentum come back as differences to what was sent.
     """
+
+    differences = False
 
     def __init__(self, arrays: ArrayRecord, parts: ModelParts | None = None, personal: Iterable[str] = ()) -> None:
         super().__init__(_Values(arrays), parts, personal)
         records = {ARRAYS: self.sent_bytes, MOMENTUM: self.parameter_bytes, OPTIMIZER: self.optimizer_bytes}
         self.expected = Expected({name: sizes for name, sizes in records.items() if sizes})
 
-    def form(self, *, rows: bool) -> "ArrayLayout":
-        """Return this layout for workers that take named arrays, or, with ``rows``, a model as one array."""
-        return self._in_rows if rows else self
+    def form(self, *, rows: bool, bf16: bool = False) -> "ArrayLayout":
+        """Return this layout for workers that take named arrays, or, with ``rows``, a model as one array.
+
+        With ``bf16``, the parameters in such a row are rounded; named arrays never are.
+        """
+        if not rows:
+            return self
+        return self._in_words if bf16 else self._in_rows
 
     @cached_property
     def _in_rows(self) -> "ArrayLayout":
         ambiguous = any(SEPARATOR in name for name in self._sent)
         return self if ambiguous else _RowLayout(self)
+
+    @cached_property
+    def _in_words(self) -> "ArrayLayout":
+        return _WordLayout(self._in_rows) if isinstance(self._in_rows, _RowLayout) else self._in_rows
 
     def read(self, arrays: ArrayRecord) -> tuple[Row, Bytes]:
         """Return a model as it has travelled: its row, and the bytes beside it.
@@ -128,6 +142,37 @@ class _RowLayout(ArrayLayout):
 
     def _finite(self, array: Array, size: int) -> Row:
         row: Row = _checked(array, np.float32, size)
+        self._check_finite(row)
+        return row
+
+
+class _WordLayout(_RowLayout):
+    """A layout of rows whose parameters travel in bfloat16: as values to the worker, as differences from it.
+
+    Buffers keep their bits: a variance near 0 to which a rounded difference is added may become negative.
+    """
+
+    differences = True
+
+    def __init__(self, rows: _RowLayout) -> None:
+        vars(self).update(vars(rows))
+        sizes = {**rows.expected.sizes[ARRAYS], self._row: 2 * (2 * self.size - self.num_parameters)}
+        records = {ARRAYS: sizes, MOMENTUM: {self._vector: 2 * self.num_parameters}}
+        self.expected = Expected({**rows.expected.sizes, **records})
+
+    def write(self, row: Row, exact: Bytes) -> ArrayRecord:
+        """Return what travels of a model."""
+        sent = super().write(row, exact)
+        sent[self._row] = as_array(to_words(row, self.num_parameters))
+        return sent
+
+    def parameter_arrays(self, row: Row) -> ArrayRecord:
+        """Return what travels of a vector over the parameters."""
+        return ArrayRecord({self._vector: as_array(to_words(row, self.num_parameters))})
+
+    def _finite(self, array: Array, size: int) -> Row:
+        words = _checked(array, np.uint16, 2 * size - self.num_parameters)
+        row: Row = from_words(words, self.num_parameters)
         self._check_finite(row)
         return row
 

@@ -37,7 +37,7 @@ RecordT = TypeVar("RecordT", ArrayRecord, ConfigRecord, MetricRecord)
 
 _LONGEST_HEADER = 4096
 _PART_LISTS = ("trainable", "buffers", "vectors", "numbers")
-_NO_NUMBERS = frozenset({"device", "packs", "parts", "buffers"})
+_NO_NUMBERS = frozenset({"device", "packs", "bf16", "parts", "buffers"})
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,8 @@ class RosterEntry:
 
     ``seconds_per_minibatch`` is measured on real devices and known in simulation; NaN if unknown. ``bandwidth`` is in
     bytes per second. ``packs`` is true if the worker takes a model as one array (``echelon.protocol.rows``) and all
-    arrays of a message as one (``echelon.protocol.packing``). ``parts`` says what its model is made of; ``buffers`` are
+    arrays of a message as one (``echelon.protocol.packing``), ``bf16`` if it takes such a model rounded, and sends
+    differences (``echelon.protocol.wire``). ``parts`` says what its model is made of; ``buffers`` are
     those that the initial arrays lack.
     """
 
@@ -152,13 +153,14 @@ class RosterEntry:
     bandwidth: float = math.inf
     device: str = ""
     packs: bool = False
+    bf16: bool = False
     parts: ModelParts | None = None
     buffers: ArrayRecord | None = field(default=None, compare=False)
 
     def to_content(self) -> RecordDict:
         """Return the content of a handshake reply."""
         values = {name: value for name, value in vars(self).items() if name not in _NO_NUMBERS}
-        config = ConfigRecord({"device": self.device, "packs": self.packs})
+        config = ConfigRecord({"device": self.device, "packs": self.packs, "bf16": self.bf16})
         if self.parts is not None:
             config.update(_parts_to_config(self.parts))
         content = RecordDict({METRICS: MetricRecord(values), CONFIG: config})
@@ -186,7 +188,8 @@ class RosterEntry:
         if not values.get("latency_seconds", 0.0) < math.inf:
             raise ValueError(f"latency_seconds must be finite; got {values['latency_seconds']}")
         parts = _parts_from_config(config)
-        texts: dict[str, Any] = {"device": str(config["device"]), "packs": bool(config.get("packs", False))}
+        forms = {name: bool(config.get(name, False)) for name in ("packs", "bf16")}
+        texts: dict[str, Any] = {"device": str(config["device"]), **forms}
         return cls(parts=parts, buffers=content.array_records.get(ARRAYS), **texts, **values)
 
 

@@ -10,6 +10,7 @@ from echelon.core.partition import Partition
 from echelon.core.sgd import SGD
 from echelon.core.strategy import Correction, MomentumMixing
 from echelon.core.work import WorkPolicy
+from echelon.protocol.wire import Wire
 from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.identity import Nodes
 from echelon.server.nodes import Roster
@@ -66,6 +67,8 @@ class Options(TypedDict, total=False):
         Names of arrays that are not mixed; by default those of BatchNorm.
     window : int
         Messages in flight at a time (see :class:`echelon.server.exchange.Exchange`).
+    wire : {"fp32", "bf16"}
+        How models travel to and from the workers in training, see *Half the bytes* in ``docs/deployment.md``.
     roster_timeout : float
         Seconds to wait for the workers at the start, and for one of them when all are gone (600).
     state : ServerState
@@ -96,6 +99,7 @@ class Options(TypedDict, total=False):
     correction: Correction
     buffers: Iterable[str] | None
     window: int | None
+    wire: Wire
     roster_timeout: float
     state: ServerState | None
     on_round: Sequence[Callable[[dict[str, Any], ServerState], None]]

@@ -6,7 +6,9 @@ from logging import INFO, WARNING
 from flwr.app import ConfigRecord, Message
 from flwr.supercore import log
 
+from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import USER_CODE_ERROR, RosterEntry, TrainInstructions
+from echelon.protocol.wire import Wire
 from echelon.server.exchange import Exchange, RunStoppedError
 from echelon.server.handshake import SETTLE_SECONDS, Handshake, HandshakeFailedError, has_failed, log_failure
 from echelon.server.identity import Identities, Nodes
@@ -30,6 +32,8 @@ class Registration:
         Sent along unchanged.
     nodes : Nodes, optional
         Nodes that may have each rank; by default see :class:`echelon.server.identity.Identities`.
+    wire : {"fp32", "bf16"}
+        How models travel to and from workers that take both.
 
     Attributes
     ----------
@@ -38,12 +42,20 @@ class Registration:
     """
 
     def __init__(
-        self, exchange: Exchange, instructions: TrainInstructions, config: ConfigRecord, nodes: Nodes | None = None
+        self,
+        exchange: Exchange,
+        instructions: TrainInstructions,
+        config: ConfigRecord,
+        nodes: Nodes | None = None,
+        wire: Wire = "fp32",
     ) -> None:
         self._exchange = exchange
         self._instructions = instructions
         self._config = config
         self._identities = Identities(exchange.grid, nodes)
+        self._wire = wire
+        self._takes_bf16: set[int] = set()
+        self._named_in_log: set[int] = set()
         self._queried: set[int] = set()
         self._identified: set[int] = set()
         self._spares: dict[int, int] = {}
@@ -97,6 +109,20 @@ class Registration:
     def takes_rows(self, rank: int) -> bool:
         """Return whether models travel as one array to and from a worker."""
         return self._exchange.takes_rows(self.roster.node_ids[rank])
+
+    def train_layout(self, layout: ArrayLayout, rank: int) -> ArrayLayout:
+        """Return the layout by which models travel to and from a worker for training."""
+        bf16 = self._wire == "bf16" and self.roster.node_ids[rank] in self._takes_bf16
+        found = layout.form(rows=self.takes_rows(rank), bf16=bf16)
+        if self._wire == "bf16" and not found.differences and rank not in self._named_in_log:
+            self._named_in_log.add(rank)
+            log(
+                WARNING,
+                "wire=bf16: models travel to and from worker %s in fp32; it is another Flower client or has mods, or a "
+                "wrapper of the strategy looks at them",
+                rank,
+            )
+        return found
 
     def query_newcomers(self) -> list[Message]:
         """Return the handshake's message to every node that has connected since, and to spares that are needed."""
@@ -183,6 +209,8 @@ class Registration:
         self._identities.bind(entry.rank, node)
         if entry.packs:
             self._exchange.pack_for(node)
+        if entry.bf16:
+            self._takes_bf16.add(node)
 
     def _query(self, node_id: int) -> Message:
         config = self._instructions.to_config()

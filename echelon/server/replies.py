@@ -43,6 +43,35 @@ class Reply:
         )
         return replace(self, row=row, momentum=momentum)
 
+    def made_whole(self, layout: ArrayLayout, row: Row, momentum: Row | None) -> "Reply":
+        """Return a reply with values in place of the differences to this row and momentum that the worker has sent.
+
+        Parameters
+        ----------
+        layout : ArrayLayout
+            By which the reply has travelled; with another than one of differences, the reply has values already.
+        row : float32 ndarray, shape (P,)
+            The worker's model as the server holds it, in full precision.
+        momentum : float32 ndarray, shape (num_parameters,), or None
+            Likewise.
+
+        Raises
+        ------
+        RejectedReplyError
+            If a sum is not finite.
+        """
+        if self.row is None or not layout.differences:
+            return self
+        new, velocity = self.row.copy(), self.momentum
+        parameters = slice(layout.num_parameters)  # buffers, after them, came as values
+        with np.errstate(over="ignore"):  # checked below
+            new[parameters] += row[parameters]
+            if velocity is not None and momentum is not None:
+                velocity = velocity + momentum
+        if not all(np.isfinite(values).all() for values in (new, velocity) if values is not None):
+            raise RejectedReplyError("its difference makes a model that is not finite")
+        return replace(self, row=new, momentum=velocity)
+
 
 @dataclass(frozen=True)
 class NormLimit:

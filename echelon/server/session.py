@@ -70,8 +70,12 @@ class Session:
         """Columns of a row that are mixed."""
         return self.layout.mixed
 
+    def train_layout_of(self, rank: int) -> ArrayLayout:
+        """Return the layout by which a worker's models travel for training."""
+        return self.registration.train_layout(self.layout, rank)
+
     def layout_of(self, rank: int) -> ArrayLayout:
-        """Return the layout by which a worker's models travel."""
+        """Return the layout by which a worker's model travels to be evaluated: never rounded."""
         return self.layout.form(rows=self.registration.takes_rows(rank))
 
     def free_ranks(self) -> list[int]:
@@ -116,7 +120,7 @@ def open_session(
     exchange = Exchange(grid, options.get("window"), options.get("stop"))
     handshake = TrainInstructions(seed=seed, minibatch_size=work.minibatch_size)
     question = ConfigRecord({**config, INITIAL: list(arrays)})
-    registration = Registration(exchange, handshake, question, options.get("nodes"))
+    registration = Registration(exchange, handshake, question, options.get("nodes"), options.get("wire", "fp32"))
     roster_timeout = options.get("roster_timeout", 600.0)
     roster = registration.register(options.get("num_workers"), roster_timeout)
     layout, arrays = lay_out_model(arrays, roster, options.get("buffers") or ())

@@ -87,6 +87,8 @@ class FlowerStrategy(Strategy, FlowerBase):
             self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
         if self.remembers:
             self.needs_server = "work.estimator=memory remembers the workers' gradients at a server"
+        if options.get("wire", "fp32") != "fp32":
+            self.needs_server = "wire=bf16 shortens what travels between a server and its workers"
         vectors.check_options(self, options)
         self._options = options
         self._session: Session | None = None
@@ -121,7 +123,7 @@ class FlowerStrategy(Strategy, FlowerBase):
 
     def extra_payload(self, rank: int, server_round: int) -> tuple[dict[str, ArrayRecord], dict[str, float]]:
         """Return what a worker gets beside its row: array records by key, and instructions that go with them."""
-        return vectors.payload(self, rank, server_round, self.state, self.session.layout_of(rank))
+        return vectors.payload(self, rank, server_round, self.state, self.session.train_layout_of(rank))
 
     def aggregate(self, updated: Mapping[int, Row], mixing: Mixing) -> float:
         """Combine the workers' new rows; return the distance by which mixing moved the mean model."""
@@ -366,10 +368,9 @@ class FlowerStrategy(Strategy, FlowerBase):
         config: ConfigRecord,
         extra: dict[str, ArrayRecord],
     ) -> Message:
-        session, record = self.session, instructions.to_config()
-        record.update(config)
+        session, record = self.session, ConfigRecord({**instructions.to_config(), **config})
         node_id = session.roster.node_ids[rank]
-        return train_message(node_id, rank, record, state, session.layout_of(rank), session.partition, extra)
+        return train_message(node_id, rank, record, state, session.train_layout_of(rank), session.partition, extra)
 
     def _evaluate(
         self,

@@ -115,7 +115,7 @@ class ReplyProcessor:
         self.plausibility = plausibility
         self.received = Received()
         self.whole_rounds: set[int] = set()
-        self._rows_in_flight: dict[int, Row] = {}
+        self._in_flight: dict[int, _Start] = {}
 
     def read(self, messages: Iterable[Message], instructions: RoundInstructions, state: ServerState) -> Received:
         """Process messages in arrival order; the result, also kept in ``received``, is independent of that order."""
@@ -124,18 +124,20 @@ class ReplyProcessor:
             rank = self.sender(message, MessageType.TRAIN)
             if rank is None:
                 continue
-            older = self._older_row(rank, message)
+            older = self._older_start(rank, message)
+            start = older or _Start.now(state, rank)
             try:
                 shard_size = int(self.shard_sizes[rank]) or None
-                layout = self.layout.form(rows=self.registration.takes_rows(rank))
+                layout = self.registration.train_layout(self.layout, rank)
                 reply = read(message, layout, int(instructions.target_samples[rank]), shard_size)
+                reply = reply.made_whole(layout, start.row, start.momentum)
                 reply = self._believed(reply, rank, message, instructions, state)
                 if older is not None or self.norm_limit is not None or self._auto_limit is not None:
                     reply = reply.writable()
                 if self._auto_limit is None:
-                    self._bound(reply, state.rows[rank] if older is None else older, instructions)
+                    self._bound(reply, start.row, instructions)
                 if older is not None:
-                    self._carry_over(reply, older, state.rows[rank])
+                    self._carry_over(reply, older.row, state.rows[rank])
             except RejectedReplyError as error:
                 self._reject(rank, error, instructions)
                 continue
@@ -174,9 +176,9 @@ class ReplyProcessor:
         return self.registration.roster.rank_of(self.exchange.node_of(message))
 
     def remember(self, timed_out: Iterable[int], state: ServerState) -> None:
-        """Keep the rows that timed-out workers are still training, if their late updates are to count."""
+        """Keep what timed-out workers are still training, if their late updates are to count."""
         if self.fold_late:
-            self._rows_in_flight |= {rank: state.rows[rank].copy() for rank in timed_out}
+            self._in_flight |= {rank: _Start.now(state, rank).copy() for rank in timed_out}
 
     def _note_whole_round(self, rank: int, reply: Reply) -> None:
         """Name a worker, once, whose client cannot stop within a budget where that is asked for."""
@@ -190,9 +192,9 @@ class ReplyProcessor:
             rank,
         )
 
-    def _older_row(self, rank: int, message: Message) -> Row | None:
-        """Return the row from which a late reply started; None for a reply to this round."""
-        older = self._rows_in_flight.pop(rank, None)
+    def _older_start(self, rank: int, message: Message) -> "_Start | None":
+        """Return what a late reply started from; None for a reply to this round."""
+        older = self._in_flight.pop(rank, None)
         return older if self.exchange.is_late(message) else None
 
     def _reject(self, rank: int, error: RejectedReplyError, instructions: RoundInstructions) -> None:
@@ -245,6 +247,21 @@ class ReplyProcessor:
         if reply.row is not None:
             mixed = self.layout.mixed
             reply.row[mixed] += now[mixed] - older[mixed]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a worker was sent, before any rounding: its row and momentum."""
+
+    row: Row
+    momentum: Row | None
+
+    @classmethod
+    def now(cls, state: ServerState, rank: int) -> "_Start":
+        return cls(state.rows[rank], None if state.momentum is None else state.momentum[rank])
+
+    def copy(self) -> "_Start":
+        return _Start(self.row.copy(), None if self.momentum is None else self.momentum.copy())
 
 
 def advance_state(

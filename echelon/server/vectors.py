@@ -14,6 +14,7 @@ from echelon.core.layout import Row
 from echelon.core.mixing import Leaders, Mixing
 from echelon.core.strategy import Strategy
 from echelon.core.targets import RoundTargets
+from echelon.protocol import wire
 from echelon.protocol.layout import ArrayLayout
 from echelon.protocol.messages import CORRECTION, DIRECTION
 from echelon.server import remembered
@@ -27,13 +28,17 @@ _TRACKING = "tracking"
 
 
 def check_options(strategy: Strategy, options: Options) -> None:
-    """Check that gradients, where needed, can be computed from the replies: each is what came of this round's row.
+    """Check the form in which models travel, and that gradients, where needed, can be computed from the replies.
+
+    Each reply must then be what came of this round's row.
 
     Raises
     ------
     ValueError
         If an option stands against it.
     """
+    if (chosen := options.get("wire", "fp32")) not in wire.CHOICES:
+        raise ValueError(f"wire must be fp32 or bf16; got {chosen}")
     tracking, remembers = strategy.correction == "tracking", strategy.remembers
     if not tracking and not remembers:
         return
