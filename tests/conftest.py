@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from echelon.persistent.watchdog import watched
 from tests.installation import Installed, install
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "three" in getattr(item, "fixturenames", ()):
             item.add_marker("deployment")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_left_behind() -> Iterator[None]:
+    """Processes that tests have started end with the tests, also if these are killed."""
+    with watched():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -85,7 +85,8 @@ def test_at_its_end(family: Family) -> None:
     assert not family.alive()
 
 
-def test_it_is_unmarked_again_afterwards() -> None:
+def test_it_is_unmarked_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ECHELON_WATCHED", raising=False)  # of all tests
     with watched():
         mark = os.environ["ECHELON_WATCHED"]
         with watched():
