@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from app.task import load_task
-from benchmarks import flat, matcha, mixing, partition_quality, partition_speed, peer, reporting, simulation
+from benchmarks import flat, matcha, mixing, partition_quality, partition_speed, peer, reporting, simulation, tracking
 from benchmarks.experiments import gate, hero, liars, peers, selection, stragglers, waiting
 from conf import compose
+from echelon.algorithms.one_peer import OnePeer
 from echelon.reports.run_folder import RunFolder
 from strategies import DPSGD
 from tests.pool import Pool
@@ -100,6 +101,24 @@ def test_every_seed_has_a_pool_of_its_own(tmp_path: Any, monkeypatch: pytest.Mon
     for pool in pools:
         assert np.bincount(pool["y_train"]).tolist() == [4] * 10
     assert not np.array_equal(pools[0]["x_train"], pools[1]["x_train"])
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_tracking_on_one_peer_grows_as_calculated(mixed: bool) -> None:
+    """By the definition, on 16 workers with curvature 0.5, learning rate 1 and momentum 0.9."""
+    schedule = OnePeer(16)
+    x, c, v = np.random.default_rng(0).normal(size=(16, 3)), np.zeros((16, 3)), np.zeros((16, 3))
+    norms = []
+    for index in range(400):
+        matrix = np.asarray(schedule.matrix(index))
+        gradient = 0.5 * x + c
+        v = 0.9 * v + gradient
+        x, c = matrix @ (x - v), c - gradient + matrix @ gradient
+        v = matrix @ v if mixed else v
+        norms.append(np.linalg.norm([x - x.mean(axis=0), c, v - v.mean(axis=0)]))
+    grown = (norms[399] / norms[199]) ** (1 / 200)
+    worst = max(tracking.factor(each, 0.5, 0.9, mixed=mixed) for each in tracking.spectra()["one-peer"])
+    assert grown == pytest.approx(worst, abs=2e-3)
 
 
 def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

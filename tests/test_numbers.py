@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import tracking
 from benchmarks.experiments import liars
 from benchmarks.soak import outcomes
 from tests.repository import ROOT
@@ -61,6 +62,7 @@ def of_experiments() -> Iterator[tuple[str, str]]:
             yield from ((f"docs/algorithms/{page}.md", line(row.values())) for row in rows)
     for rows in json.loads((RESULTS / "stragglers.json").read_text(encoding="utf-8")).values():
         yield from (("docs/algorithms/non_blocking.md", line(row)) for row in rows)
+    yield from (("docs/algorithms/d_psgd.md", line(row)) for row in tracking.rows())
     runs = liars.results(liars.RESULTS)
     for shards in liars.SHARDS:
         yield from (("docs/algorithms/robust.md", line(row)) for row in liars.rows(runs, shards, 3))
@@ -71,6 +73,7 @@ def of_soak() -> Iterator[tuple[str, str]]:
     yield from (("docs/security.md", row) for row in table.splitlines())
 
 
+BF16 = "all_reduce, echelon node, bf16"
 OURS, STOCK, FLOWER = "all_reduce, echelon node", "all_reduce, flower-supernode", "Flower's FedAvg"
 
 
@@ -94,13 +97,16 @@ def of_deployments() -> Iterator[tuple[str, str]]:
     measured = deployments()
     ours, flower = ([overhead(*column, app) for column in COLUMNS] for app in (OURS, FLOWER))
     stock = [overhead(*column, STOCK) for column in COLUMNS[:2]]
+    half = overhead("resnet18", True, BF16)
     superlink = [f"{median(measured[(*column, OURS)]['superlink']):.2f}" for column in COLUMNS]
     ratios = [f"**{one / other:.2g}**" for one, other in zip(ours, flower, strict=True)]
     for head, cells in (
         ("`all_reduce`, `echelon node`", [f"{each:.1f}" for each in ours]),
+        ("`all_reduce`, `echelon node`, `wire=bf16`", ["-", "-", f"{half:.1f}"]),
         ("`all_reduce`, `flower-supernode`, persistent workers", [*(f"{each:.1f}" for each in stock), "-"]),
         ("Flower's FedAvg through `send_and_receive`, `flower-supernode`", [f"{each:.1f}" for each in flower]),
         ("`echelon node` / Flower's FedAvg", ratios),
+        ("`echelon node` with `wire=bf16` / Flower's FedAvg", ["-", "-", f"**{half / flower[2]:.2g}**"]),
         ("SuperLink's own CPU seconds per round, `echelon node`", superlink),
     ):
         yield "docs/deployment.md", line([head, *cells])

@@ -31,6 +31,7 @@ METHODS = {
     ("mixed", "none"): ["strategy.momentum_mixing=mixed"],
     ("quasi_global", "none"): ["strategy.momentum_mixing=quasi_global"],
     ("local", "tracking"): ["strategy.correction=tracking"],
+    ("mixed", "tracking"): ["strategy.momentum_mixing=mixed", "strategy.correction=tracking"],
 }
 
 
