@@ -102,6 +102,13 @@ class Gossip(FlowerStrategy):
         self.rule.lay_out(self.schedule, self.seed, shard_sizes)
         if self.robust:
             self._warn_of_single_neighbours()
+        has_local_momentum = self.momentum_mixing == "local" and self.sgd.momentum > 0
+        if self.correction == "tracking" and has_local_momentum and isinstance(self.schedule, OnePeer):
+            log(
+                WARNING,
+                "strategy.correction=tracking with local momentum loses accuracy on topology.schedule=one_peer: "
+                "use strategy.momentum_mixing=mixed",
+            )
 
     def neighbours(self, rank: int, round_number: int) -> list[int]:
         """Return a worker's neighbours in the round's graph."""

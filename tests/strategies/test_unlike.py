@@ -260,6 +260,16 @@ class TestTracking:
         with pytest.raises(ValueError, match=r"strategy\.correction must be none with FedBuff; got tracking"):
             FedBuff(**TRACKING)
 
+    def test_a_warning_where_local_momentum_makes_it_diverge(self, caplog: pytest.LogCaptureFixture) -> None:
+        momentum, sizes = SGD(0.1, momentum=0.9), np.ones(8, dtype=np.int64)
+        DPSGD("one_peer", sgd=momentum, **TRACKING).lay_out(8, sizes)
+        assert "topology.schedule=one_peer: use strategy.momentum_mixing=mixed" in caplog.text
+        caplog.clear()
+        DPSGD("one_peer", sgd=momentum, momentum_mixing="mixed", **TRACKING).lay_out(8, sizes)
+        DPSGD("ring", sgd=momentum, **TRACKING).lay_out(8, sizes)
+        DPSGD("one_peer", sgd=SGD(0.1), **TRACKING).lay_out(8, sizes)
+        assert "one_peer" not in caplog.text
+
     def test_it_needs_sgd(self) -> None:
         with pytest.raises(ValueError, match=r"correction=tracking needs optimizer\.name=sgd; got (adamw|AdamW)"):
             tiny.run(partial(AllReduce, **TRACKING), on=InlineGrid(tiny.app(optimizer="adamw"), 4))
