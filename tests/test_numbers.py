@@ -21,6 +21,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 ELSEWHERE = {"claims.md", "choosing.md", "heartbeats.md", "configuration.md"}  # the last is generated
 EXPERIMENTS = {
+    "defaults": "al_dsgd",
     "gate": "al_dsgd",
     "selection": "rcd_sgd",
     "signals": "robust",
