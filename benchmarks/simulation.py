@@ -1,12 +1,12 @@
 """What a worker's round costs on the inline engine beside a bare PyTorch loop and a hand-written `torch.func.vmap`.
 
-    python -m benchmarks.simulation [--models mlp cnn] [--workers 10 100] [--steps 10 1] [--rounds 7]
+    python -m benchmarks.simulation [--models mlp cnn] [--workers 10 100] [--steps 10 1] [--rounds 7] [--device cpu]
 
 Every worker trains on `--steps` batches of `--batch` random grey images of 8 x 8, by SGD from the common model, and the
 models are averaged (`AllReduce`); nothing is evaluated. The engine trains the workers of one round one after the other
 (`engine.batched=false`), those of the next in one batched computation (`true`); after each such pair comes one round of
-either other, so that all run under the same load. Reported are medians of CPU milliseconds per worker and round,
-without the first rounds, and of the ratios.
+either other, so that all run under the same load. Reported are medians of milliseconds per worker and round, without
+the first rounds, and of the ratios: in CPU seconds on the CPU, and in wall seconds, synchronised, on another device.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", type=int, default=[10, 1])
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     columns = ("model", "workers", "steps", "bare loop, ms", "vmap", "inline", "batched")
     print("|", " | ".join((*columns, "inline / loop", "batched / loop", "batched / vmap")), "|")
@@ -57,7 +58,7 @@ def main() -> None:
     for name in options.models:
         for workers in options.workers:
             for steps in options.steps:
-                inline, batched, loop, vmapped = compare(MODELS[name], workers, steps, options.batch, options.rounds)
+                inline, batched, loop, vmapped = compare(MODELS[name], workers, steps, options)
                 medians = " | ".join(f"{np.median(spent):.2f}" for spent in (loop, vmapped, inline, batched))
                 pairs = ((inline, loop), (batched, loop), (batched, vmapped))
                 ratios = " | ".join(f"{np.median(ours / theirs):.2f}x" for ours, theirs in pairs)
@@ -65,16 +66,19 @@ def main() -> None:
 
 
 def compare(
-    build: Callable[[], nn.Module], workers: int, steps: int, batch: int, rounds: int
+    build: Callable[[], nn.Module], workers: int, steps: int, options: argparse.Namespace
 ) -> tuple[np.ndarray[Any, Any], ...]:
-    """Return CPU milliseconds per worker and round: of the engine's loop and batches, the bare loop, and `vmap`."""
+    """Return milliseconds per worker and round: of the engine's loop and batches, the bare loop, and `vmap`."""
+    batch, rounds, device = options.batch, options.rounds, options.device
+    clock = partial(now, device)
     drawn = torch.Generator().manual_seed(0)
     samples = workers * steps * batch
     data = torch.rand(samples, *SHAPE.input_shape, generator=drawn), torch.randint(10, (samples,), generator=drawn)
     shards = torch.arange(samples).view(workers, steps, batch)
-    others = [bare_loop(build(), data, shards), hand_written(build(), data, shards)]
+    there = (data[0].to(device), data[1].to(device)), shards.to(device)
+    others = [bare_loop(build().to(device), *there), hand_written(build().to(device), *there)]
     devices = Fleet((Device(1000.0),))
-    app = make_client_app(lambda rank, num_workers: data, build, device="cpu", fleet=devices, batched=True)
+    app = make_client_app(lambda rank, num_workers: data, build, device=device, fleet=devices, batched=True)
     train_batch, app.train_batch = app.train_batch, None
     spent: list[list[float]] = []
     of_engine: list[float] = []
@@ -82,12 +86,12 @@ def compare(
 
     def finished(record: Any, state: Any) -> None:
         nonlocal began
-        of_engine.append(time.process_time() - began)
+        of_engine.append(clock() - began)
         app.train_batch = None if app.train_batch else train_batch
         if app.train_batch is None:
-            spent.append([*of_engine, *(seconds(step) for step in others)])
+            spent.append([*of_engine, *(seconds(step, clock) for step in others)])
             of_engine.clear()
-        began = time.process_time()
+        began = clock()
 
     strategy = AllReduce(
         work=FullBatch(local_steps=steps, batch_size=batch, minibatch_size=batch),
@@ -96,7 +100,7 @@ def compare(
         eval_every=2 * rounds + 3,
         on_round=[finished],
     )
-    began = time.process_time()
+    began = clock()
     initial = ArrayRecord(build().state_dict())
     strategy.start(InlineGrid(app, workers), initial, 2 * rounds + 2, evaluate_fn=lambda number, arrays: None)
     return tuple(1e3 * np.array(spent[1:]).T / workers)
@@ -144,11 +148,19 @@ def hand_written(model: nn.Module, data: tuple[Tensor, Tensor], shards: Tensor) 
     return run
 
 
-def seconds(step: Callable[[], None]) -> float:
-    """Return the CPU seconds of a call."""
-    start = time.process_time()
+def seconds(step: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Return the seconds of a call."""
+    start = clock()
     step()
-    return time.process_time() - start
+    return clock() - start
+
+
+def now(device: str) -> float:
+    """Return the CPU seconds of this process on the CPU; on another device wall seconds, once it has finished."""
+    if device == "cpu":
+        return time.process_time()
+    torch.accelerator.synchronize()
+    return time.perf_counter()
 
 
 if __name__ == "__main__":

@@ -34,13 +34,16 @@ if TYPE_CHECKING:
 
 Batched = bool | Literal["auto"]
 
-# `auto` batches what the loop spends on the interpreter: models that are small enough. What is larger is faster one
-# worker after the other, because it stays in the processor's cache. docs/simulation.md has the times, of a CPU.
+# `auto` batches what the loop spends on the interpreter: on a CPU, models that are small enough. What is larger is
+# faster there one worker after the other, because it stays in the processor's cache; on other devices it is not. The
+# times are in docs/simulation.md.
 _FEWEST_WORKERS = 8
 _MOST_BYTES = 1_000_000
-# Of the vectors, and of what a backward pass keeps, of the workers that are trained at once.
+# Of the vectors, and of what a backward pass keeps, of the workers that are trained at once; other devices have room
+# for more.
 _VECTOR_BYTES = 1 << 26
 _KEPT_BYTES = 1 << 28
+_MORE_ROOM = 16
 _VECTORS_PER_WORKER = 4
 
 Outcome = RecordDict | Exception
@@ -68,6 +71,9 @@ class Together:
 
     def __init__(self, worker: "Worker", mode: Batched) -> None:
         self._worker, self._auto = worker, mode == "auto"
+        self._on_cpu = worker.device == "cpu"
+        self._room = 1 if self._on_cpu else _MORE_ROOM
+        self._vector_bytes = worker.model.parameters.nbytes
         self._gradients = make_gradients(worker.model, worker.objective)
         self._costs: dict[int, _Cost] = {}
         self._refusal = ""
@@ -78,7 +84,7 @@ class Together:
 
     def at_once(self, count: int) -> int:
         """Return how many of ``count`` messages to take at once: equal parts whose vectors fit ``_VECTOR_BYTES``."""
-        limit = _limit(_VECTOR_BYTES, _VECTORS_PER_WORKER * self._worker.model.parameters.nbytes)
+        limit = _limit(self._room * _VECTOR_BYTES, _VECTORS_PER_WORKER * self._vector_bytes)
         if self._auto and limit < _FEWEST_WORKERS:
             self._refuse(f"the vectors of only {limit} workers fit the memory that is set aside for them")
         if self._refusal:
@@ -141,10 +147,10 @@ class Together:
         cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
         self._costs[pieces[0]] = cost
         read_ahead = 0 if _source(jobs) is not None else len(pieces) * cost.batch_bytes
-        limit = _limit(_KEPT_BYTES, cost.kept_bytes + read_ahead)
+        limit = _limit(self._room * _KEPT_BYTES, cost.kept_bytes + read_ahead)
         if cost.draws:
             self._refuse("the model or the loss draws random numbers, as dropout does")
-        elif self._auto and (needed := self._worker.model.parameters.nbytes + cost.kept_bytes) > _MOST_BYTES:
+        elif self._auto and self._on_cpu and (needed := cost.kept_bytes + self._vector_bytes) > _MOST_BYTES:
             self._refuse(f"a mini-batch works on {needed / 1e6:.1f} MB, which the loop does as fast")
         return 1 if self._refusal else math.ceil(len(jobs) / math.ceil(len(jobs) / limit))
 

@@ -135,6 +135,7 @@ def test_an_experiment(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: p
 def test_waiting(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     cases = {name: waiting.CASES[name] for name in ("memory", "fedcompass")}
     monkeypatch.setattr(waiting, "CASES", cases)
+    monkeypatch.setattr(waiting, "ACCURACIES", {"digits": 0.9})
     called(waiting, f"--out {tmp_path} --seeds 1 --jobs 1 rounds=10", monkeypatch)
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for name in cases)

@@ -74,7 +74,8 @@ def as_it_is(message: Message, context: Context, call_next: Callable[[Message, C
 def app(model: Model = linear, samples: int = 96, devices: Fleet | None = None, **options: Any) -> ClientApp:
     """A ClientApp whose workers reach the same pool of samples; a partition divides it."""
     pool = data(samples)
-    return make_client_app(lambda rank, num_workers: pool, model, device="cpu", fleet=devices or fleet(1.0), **options)
+    chosen = {"device": "cpu", "fleet": devices or fleet(1.0), **options}
+    return make_client_app(lambda rank, num_workers: pool, model, **chosen)
 
 
 def grid(workers: int, model: Model = linear, samples: int = 96, devices: Fleet | None = None) -> InlineGrid:

@@ -13,8 +13,8 @@ _GPU = [
 SETTINGS = {
     "quick": ["task=digits", "model=mlp", "minibatch_size=8", "rounds=120", "eval_every=5"],
     "cifar10": [
-        *("task=cifar10", "model=cnn", "task.train_limit=10000", "task.test_limit=1000", "minibatch_size=16"),
-        *("rounds=240", "eval_every=20"),
+        *("task=cifar10", "model=cnn", "task.train_limit=20000", "task.test_limit=2000", "minibatch_size=16"),
+        *("rounds=600", "eval_every=20", "device=auto", "engine.batched=auto"),
     ],
     "resnet18": [*_GPU, "model=resnet18"],
     "vgg16": [*_GPU, "model=vgg16"],

@@ -4,13 +4,12 @@ What the default configuration could be, on its fleet and with its non-blocking 
 per worker. Fashion-MNIST, 10,000 training samples, eight workers.
 """
 
-import json
 from pathlib import Path
 
 from benchmarks.experiments import measures
 from benchmarks.experiments.gate import COMMON, LEADERS, SITUATIONS
 from benchmarks.experiments.paired import CONSENSUS, WORKERS, Case, compare
-from benchmarks.experiments.runner import arguments
+from benchmarks.experiments.runner import arguments, keep
 
 RESULTS = Path(__file__).parents[1] / "results" / "defaults.json"
 SHARDS = {
@@ -48,9 +47,7 @@ def main() -> None:
             accuracies={**CONSENSUS, **WORKERS},
             others={"MB/round": measures.peer_megabytes},
         )
-    if options.overrides:
-        return  # another experiment than the one that the documentation quotes
-    RESULTS.write_text(f"{json.dumps({'seeds': options.seeds, **found}, indent=1)}\n")
+    keep(RESULTS, options, found)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Where leaders help and where they hurt: ``python -m benchmarks.experiments.gate --root data --seeds 5``.
 
-D-PSGD on the rotating G0 without leaders and with four choices of them, in seven situations: shards alike, shards of
-two classes per worker, workers with wrong labels or few samples, workers that begin with different models, and
-stragglers. Fashion-MNIST, 10,000 training samples, eight workers, one step per round.
+D-PSGD on the rotating G0 without leaders and with four choices of them, in eight situations: shards alike, shards of
+two classes per worker, workers with wrong labels or few samples, workers that begin with different models, stragglers
+(Fashion-MNIST, 10,000 training samples), and heartbeats by patient. Eight workers, one step per round.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from torch import Tensor
 from app.fleet import make_fleet
 from app.task import TaskData, build_model, load_task
 from benchmarks.experiments.paired import CONSENSUS, WORKERS, Case, compare
-from benchmarks.experiments.runner import arguments
+from benchmarks.experiments.runner import arguments, keep
 from clients import make_client_app, rank_of
 from conf import Config
 from echelon.protocol.layout import ArrayLayout
@@ -43,6 +42,7 @@ SITUATIONS = {
     "24 samples on 3 of 8": [*EQUAL, *ALIKE, f"partitioner.ratios=[{','.join(map(str, FEW))}]"],
     "stragglers": ["fleet=stragglers", "work=non_blocking", "minibatch_size=8", *ALIKE],
     "two classes each": [*EQUAL, "partitioner=shards", "partitioner.classes_per_worker=2"],
+    "MIT-BIH by patient": [*EQUAL, "task=mitbih", "model=cnn1d", "partitioner=by_group"],
 }
 LEADERS = {
     "none": ["strategy=d_psgd"],
@@ -125,9 +125,7 @@ def main() -> None:
             accuracies={**CONSENSUS, **WORKERS},
             make_app=partial(make_app, situation),
         )
-    if options.overrides:
-        return  # another experiment than the one that the documentation quotes
-    RESULTS.write_text(f"{json.dumps({'seeds': options.seeds, **found}, indent=1)}\n")
+    keep(RESULTS, options, found)
 
 
 if __name__ == "__main__":

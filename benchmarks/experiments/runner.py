@@ -1,6 +1,7 @@
 """Run many configurations, reuse finished runs, and return the run folders."""
 
 import argparse
+import json
 import os
 import shutil
 import sys
@@ -90,6 +91,12 @@ def _run(make_app: MakeApp | None, config: Config) -> str:
         grid = InlineGrid((make_app or client_app.make_app)(config), config.workers)
         server_app.run(replace(config, checkpoint_every=0), grid, folder, progress.make("none"))
     return str(path)
+
+
+def keep(path: Path, options: argparse.Namespace, found: Mapping[str, object]) -> None:
+    """Write results and their number of seeds, unless overrides made it another experiment than the documented one."""
+    if not options.overrides:
+        path.write_text(f"{json.dumps({'seeds': options.seeds, **found}, indent=1)}\n", encoding="utf-8")
 
 
 def spread(values: Sequence[float], digits: int = 1, factor: float = 1.0) -> str:

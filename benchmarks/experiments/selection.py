@@ -5,7 +5,6 @@ ring under D-PSGD. Every seed draws a pool of its own from Fashion-MNIST. Accura
 of the last third of the rounds; with a single round, of the final models.
 """
 
-import json
 from argparse import Namespace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 
 import tasks
 from benchmarks.experiments.paired import CONSENSUS, WORKERS, Case, compare
-from benchmarks.experiments.runner import arguments
+from benchmarks.experiments.runner import arguments, keep
 
 RESULTS = Path(__file__).parents[1] / "results" / "selection.json"
 WORKERS_COUNT = 16
@@ -44,9 +43,7 @@ def main() -> None:
         cases: dict[Case, list[str]] = {(name,): [*common, *own] for name, own in PARTITIONERS.items()}
         accuracies = {**CONSENSUS, **WORKERS}
         found[situation] = compare(f"selection/{situation}", ("parts",), cases, options, accuracies=accuracies)
-    if options.overrides:
-        return  # another experiment than the one that the documentation quotes
-    RESULTS.write_text(f"{json.dumps({'seeds': options.seeds, **found}, indent=1)}\n")
+    keep(RESULTS, options, found)
 
 
 def pools(options: Namespace, samples: int) -> str:

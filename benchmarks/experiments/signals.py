@@ -6,7 +6,6 @@ difference to the same signal without a liar is paired by seed.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 
 from benchmarks.experiments.liars import Run, honest_accuracy
 from benchmarks.experiments.paired import points
-from benchmarks.experiments.runner import print_table, spread
+from benchmarks.experiments.runner import keep, print_table, spread
 
 RESULTS = Path(__file__).parents[1] / "results" / "signals.json"
 SIGNALS = {
@@ -36,9 +35,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [_row(signal, options.seeds, options.overrides) for signal in SIGNALS]
     print_table(list(rows[0]), [list(row.values()) for row in rows])
-    if options.overrides:
-        return  # another experiment than the one that the documentation quotes
-    RESULTS.write_text(f"{json.dumps({'seeds': options.seeds, 'rows': rows}, indent=1)}\n")
+    keep(RESULTS, options, {"rows": rows})
 
 
 def _row(signal: str, seeds: int, overrides: list[str]) -> dict[str, str]:

@@ -76,8 +76,7 @@ class Deployment(Target):
             match fault:
                 case "kill the SuperNode":
                     self._deployment.kill(node)
-                    self._wait_for_more(reached)
-                    wait_for(lambda: self._is_back(node), _BACK_SECONDS)
+                    reached += 1  # of the round in which it was killed, its reply may have been there
                 case "kill a trainer":
                     for trainer in ("app_process.py", "echelon.persistent.trainer"):
                         self._signal(trainer, signal.SIGKILL, f"home-{node}")
@@ -109,12 +108,6 @@ class Deployment(Target):
         config = f"rank={_NODES.index(name)} num-partitions={len(_NODES)}"
         self._deployment.start_node(name, config, stock=name == _NODES[-1])
 
-    def _is_back(self, name: str) -> bool:
-        """Return whether a killed node takes part again; the SuperLink refuses it until it has given it up."""
-        if not self._deployment.is_running(name):
-            self._start(name)
-        return _NODES.index(name) in records(self._run)[-1]["present"]
-
     def _pause(self, name: str) -> None:
         pids = self._pids("", f"home-{name}")
         for number, seconds in ((signal.SIGSTOP, 20.0), (signal.SIGCONT, 0.0)):
@@ -126,7 +119,12 @@ class Deployment(Target):
         wait_for(lambda: len(records(self._run)) > reached, _GOES_ON_SECONDS)
 
     def _wait_for_all(self) -> None:
+        """Wait for a round with all nodes; dead ones are started again, as systemd does, until they are accepted."""
+
         def all_present() -> bool:
+            for name in _NODES:
+                if not self._deployment.is_running(name):
+                    self._start(name)
             found = records(self._run)
             return bool(found) and found[-1]["present"] == list(range(len(_NODES)))
 

@@ -61,6 +61,10 @@ def mlp() -> nn.Module:
     return tiny._seeded(lambda: nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3)))
 
 
+def large() -> nn.Module:
+    return tiny._seeded(lambda: nn.Sequential(nn.Linear(5, 40_000), nn.Linear(40_000, 3)))
+
+
 def run(batched: Any, make: Any = AllReduce, model: tiny.Model = mlp, **options: Any) -> tiny.Run:
     app_options = options.pop("app", {})
     devices = options.pop("devices", tiny.fleet(1, 1, 0.5, 0.25, jitter=Jitter("shifted_exponential", 0.3)))
@@ -234,14 +238,29 @@ def test_auto_batches_small_models_of_eight_workers(workers: int, expected: list
 
 
 def test_auto_leaves_large_models_to_the_loop(computations: list[int], caplog: pytest.LogCaptureFixture) -> None:
-    def large() -> nn.Module:
-        return tiny._seeded(lambda: nn.Sequential(nn.Linear(5, 40_000), nn.Linear(40_000, 3)))
-
     grid = InlineGrid(tiny.app(large, batched="auto"), 8)
     with caplog.at_level(logging.INFO, "flwr"):
         tiny.run(AllReduce, 1, 8, on=grid, model=large, partition=tiny.partition(8))
     assert computations == []
     assert "MB, which the loop does as fast" in caplog.text
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_auto_batches_larger_models_on_cuda(computations: list[int]) -> None:
+    grid = InlineGrid(tiny.app(large, batched="auto", device="cuda"), 8)
+    tiny.run(AllReduce, 1, 8, on=grid, model=large, partition=tiny.partition(8))
+    assert computations == [8]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_on_cuda(computations: list[int]) -> None:
+    options: dict[str, Any] = {"work": NonBlocking(**SIZES), "sgd": SGD(0.1, 0.9, 0.01)}
+    ours, again, loop = (run(batched, **options, app={"device": "cuda"}) for batched in (True, True, False))
+    assert_equal(ours, loop)
+    np.testing.assert_array_equal(ours.rows, again.rows, "the same bits twice on CUDA")
+    assert computations == [WORKERS] * 6
 
 
 def test_as_many_at_once_as_fit_in_memory(monkeypatch: pytest.MonkeyPatch, computations: list[int]) -> None:
