@@ -40,7 +40,7 @@ def test_verdicts(name: str, values: list[float], expected: str) -> None:
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_run_is_a_configuration(setting: str) -> None:
     for name, own in VARIANTS.items():
-        assert compose([*COMMON, *SETTINGS[setting], *own]).workers == 8, name
+        assert compose(["engine=inline", *COMMON, *SETTINGS[setting], *own]).workers == 8, name
 
 
 def called(arguments: str, monkeypatch: pytest.MonkeyPatch) -> int:
