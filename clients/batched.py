@@ -159,7 +159,8 @@ def train_together(
     """
     steps = _Steps(rows, velocity, workers, max_grad_norm)
     losses = torch.zeros(len(workers), dtype=torch.float64, device=rows.device)
-    for number in range(max(len(worker.schedule.steps) for worker in workers)):
+    taken = [minibatches_of(each.instructions) if each.forces.remembers else each.schedule.steps for each in workers]
+    for number in range(max(map(len, taken))):
         now = [worker.schedule.steps[number] if number < len(worker.schedule.steps) else None for worker in workers]
         for piece in range(max(len(sizes or ()) for sizes in now)):
             sizes_now = [sizes[piece] if sizes and piece < len(sizes) else 0 for sizes in now]
@@ -186,6 +187,9 @@ class _Steps:
         self._anchor, self._direction = (_stacked([getattr(f, n) for f in forces]) for n in ("anchor", "direction"))
         self._correction, self._memory = (_stacked([getattr(f, n) for f in forces]) for n in ("correction", "memory"))
         self._remembers = forces[0].remembers
+        self._fills_in = [f.memory is not None for f in forces]
+        if self._remembers and self._memory is None:
+            self._finished, self._batches = torch.zeros_like(rows), torch.zeros(len(rows), 1, device=rows.device)
         self._strength = self._column([f.anchor_strength for f in forces])
         self._batch_sizes = [worker.instructions.batch_size for worker in workers]
 
@@ -201,12 +205,14 @@ class _Steps:
             self._sums.index_add_(0, where, found)
 
     def take(self, samples: list[int | None]) -> None:
-        """Take a step with the sums over ``samples`` each; none with 0, unless a memory fills it in, or None."""
-        for run in _runs([i for i, done in enumerate(samples) if done or (done == 0 and self._memory is not None)]):
+        """Take a step with the sums over ``samples`` each; none with 0 or None, unless it is filled in."""
+        for run in _runs([i for i, done in enumerate(samples) if done or self._fills_in[i]]):
             finished = [samples[i] or 0 for i in range(run.start, run.stop)]
             for i, done in enumerate(finished, run.start):
                 if not done:
                     self._sums[i].zero_()
+                elif self._remembers:
+                    self._fills_in[i] = True
             sizes = self._batch_sizes[run]
             share = self._column([done / size for done, size in zip(finished, sizes, strict=True)])
             self._take(run, self._column(sizes), share)
@@ -219,7 +225,9 @@ class _Steps:
         if self._remembers and self._memory is not None:
             direction.add_(self._memory[run] * (1.0 - share))
         elif self._remembers:
-            direction.div_(share)
+            self._finished[run] += direction
+            self._batches[run] += share
+            direction.add_(self._finished[run] * ((1.0 - share) / self._batches[run]))
         if decay := self._told.weight_decay:
             direction.add_(rows if self._correction is None else rows * share, alpha=decay)
         if self._anchor is not None:

@@ -21,9 +21,9 @@ class Forces:
         Added to the mean gradient of the samples (``correction=tracking``): to a partial step by the finished share of
         its batch, as its gradient and, with a correction, weight decay enter.
     memory : tensor, shape (P,), optional
-        Takes the place of what is missing of a partial step (``estimator=memory``).
+        Takes the place of what is missing of a step (``estimator=memory``).
     remembers : bool
-        Whether partial steps are filled in: without ``memory`` by their own mean gradient.
+        Whether steps are filled in: without ``memory`` by the mean of the round's gradients so far.
     """
 
     anchor: Tensor | None = None
@@ -32,15 +32,6 @@ class Forces:
     correction: Tensor | None = None
     memory: Tensor | None = None
     remembers: bool = False
-
-    def fill_in(self, gradient: Tensor, share: float) -> None:
-        """Fill in, in place, the gradient of a step with a finished share of its batch."""
-        if not self.remembers or share == 1.0:
-            return
-        if self.memory is None:
-            gradient.div_(share)
-        else:
-            gradient.add_(self.memory, alpha=1.0 - share)
 
     def add_to(self, gradient: Tensor, parameters: Tensor, share: float) -> None:
         """Add the forces at ``parameters`` to the gradient, in place, of a step with a finished share of its batch."""

@@ -189,6 +189,8 @@ class Steps:
     ) -> None:
         self._optimizer, self._parameter = optimizer, parameter
         self._decay, self._max_grad_norm = decay, max_grad_norm
+        self._finished: Tensor | None = None
+        self._batches = 0.0
 
     @property
     def state(self) -> State:
@@ -198,15 +200,28 @@ class Steps:
 
     @torch.no_grad()
     def take(self, batch_size: int, samples: int, forces: Forces) -> None:
-        """Take a step by the gradient, a sum over ``samples`` of a batch, and the forces on it."""
+        """Take a step by the gradient, a sum over ``samples`` of a batch, and the forces on it.
+
+        With a memory, ``samples`` may be 0; where steps are filled in without one, only after a step with samples.
+        """
         direction = self._parameter.grad
         assert direction is not None
         direction.div_(batch_size)
         if self._max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_([self._parameter], self._max_grad_norm)
         share = samples / batch_size
-        forces.fill_in(direction, share)
+        if forces.remembers:
+            self._fill_in(direction, share, forces.memory)
         if self._decay:  # with a correction, which makes up for it, of a partial step as much as of the gradient
             direction.add_(self._parameter, alpha=self._decay * (1.0 if forces.correction is None else share))
         forces.add_to(direction, self._parameter, share)
         self._optimizer.step()
+
+    def _fill_in(self, direction: Tensor, share: float, memory: Tensor | None) -> None:
+        """Fill in, in place, the gradient of a step with a finished share of its batch."""
+        if memory is None:
+            self._finished = direction.clone() if self._finished is None else self._finished.add_(direction)
+            self._batches += share
+            memory = self._finished / self._batches
+        if share < 1.0:
+            direction.add_(memory, alpha=1.0 - share)

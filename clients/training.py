@@ -105,7 +105,7 @@ def train(
             model.gradients.zero_()
             for size in sizes:
                 may_stop = minibatches >= instructions.min_minibatches
-                stopped = may_stop and not clock.fits(size, instructions.budget_seconds)
+                stopped = stopped or (may_stop and not clock.fits(size, instructions.budget_seconds))
                 if stopped:
                     break
                 loss = objective.total(model.module, next(upcoming), size, model.device)
@@ -114,9 +114,10 @@ def train(
                 loss_sum += loss.item()
                 samples, minibatches = samples + size, minibatches + 1
                 clock.tick(size)
-            if samples > start or forces.memory is not None:
+            fills_in = forces.memory is not None or (forces.remembers and samples > 0)
+            if samples > start or fills_in:
                 steps.take(instructions.batch_size, samples - start, forces)
-            if stopped:
+            if stopped and not fills_in:
                 break
     return LocalUpdate.make(samples, minibatches, loss_sum, clock.seconds, instructions.budget_seconds, stopped)
 

@@ -44,12 +44,15 @@ class AllReduce(FlowerStrategy):
         return Mixing(Mean(_weights(numbers)), graph, models_sent)
 
     def update_scales(self, numbers: RoundNumbers) -> Floats:
-        """Return the work policy's factors, with FedNova's normalisation of unequal numbers of steps on top."""
+        """Return the work policy's factors, with FedNova's normalisation of unequal numbers of steps on top.
+
+        With ``estimator=memory``, all workers take all their steps.
+        """
         factors = super().update_scales(numbers)
         present = numbers.present
         samples = numbers.samples[present].astype(np.float64)
         steps = samples / numbers.batch_sizes[present]
-        if self.work.local_steps == 1 or not samples.any() or not np.ptp(steps):
+        if self.work.local_steps == 1 or self.remembers or not samples.any() or not np.ptp(steps):
             return factors
         weights = _weights(numbers)[present]
         factors *= np.divide(weights @ steps, steps, out=np.zeros_like(steps), where=steps > 0)

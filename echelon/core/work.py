@@ -136,8 +136,6 @@ class NonBlocking:
             raise ValueError(f"work.target must be full or rest; got {self.target}")
         if self.target == "rest" and self.local_steps > 1:
             raise ValueError(f"work.target=rest needs local_steps=1; got {self.local_steps}")
-        if self.estimator == "memory" and self.local_steps > 1:
-            raise ValueError(f"work.estimator=memory needs local_steps=1; got {self.local_steps}")
 
     def target_samples(self, batch_sizes: Ints, left_in_batch: Ints) -> Ints:
         """Return F batches, or what is left of the current one."""

@@ -99,7 +99,6 @@ GRAPHS = {
     "strategy=all_reduce strategy.momentum_mixing=quasi_global optimizer.name=adamw": (
         "strategy.momentum_mixing=quasi_global needs optimizer.name=sgd; got adamw"
     ),
-    "work.estimator=memory local_steps=2": "work.estimator=memory needs local_steps=1; got 2",
     "work.estimator=memory optimizer.state=reset": "work.estimator=memory needs optimizer.state=server; got reset",
     "strategy=d_psgd strategy.correction=tracking optimizer.state=reset": (
         "strategy.correction=tracking needs optimizer.state=server; got reset"

@@ -131,6 +131,10 @@ def test_any_model_loss_and_data(name: str, computations: list[int], caplog: pyt
         (partial(AllReduce, correction="tracking"), {"sgd": SGD(0.2, 0.0, 0.1)}),
         (partial(ALDSGD, "ring", force="in_step"), {}),
         (
+            partial(DPSGD, "ring", momentum_mixing="mixed"),
+            {"work": NonBlocking(3, **SIZES, estimator="memory", min_minibatches=0), "sgd": SGD(0.1, 0.9, 0.01)},
+        ),
+        (
             AllReduce,
             {
                 "work": NonBlocking(**SIZES, estimator="memory", min_minibatches=0),

@@ -1,6 +1,7 @@
 """What every strategy of the table promises, whatever it averages."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from echelon.core.work import WorkPolicy
 from echelon.engines.inline import InlineGrid
 from echelon.protocol.messages import ARRAYS
 from echelon.server import checkpoint
-from strategies import REGISTRY, SGD, Partition, ServerState
+from strategies import REGISTRY, SGD, NonBlocking, Partition, ServerState
 from tests import tiny
 from tests.grids import ShufflingGrid
 from tests.strategies.table import STRATEGIES, WORK, Factory
@@ -198,8 +199,11 @@ class TestResume:
         self.check(tmp_path, STRATEGIES[name], work=WORK[work], model=tiny.linear)
 
     @pytest.mark.parametrize("name", ["all_reduce", "all_reduce quasi-global", "matcha", "over_selection"])
-    def test_with_remembered_gradients(self, name: str, tmp_path: Path) -> None:
-        self.check(tmp_path, STRATEGIES[name], work=WORK["memory"])
+    @pytest.mark.parametrize("steps", [1, 3])
+    def test_with_remembered_gradients(self, name: str, steps: int, tmp_path: Path) -> None:
+        work = WORK["memory"]
+        assert isinstance(work, NonBlocking)
+        self.check(tmp_path, STRATEGIES[name], work=replace(work, local_steps=steps))
 
     @each_strategy
     def test_when_there_is_nothing_left_to_do(self, make: Factory, tmp_path: Path) -> None:

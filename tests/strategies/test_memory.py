@@ -1,5 +1,6 @@
 """The estimator ``memory`` in real runs: earlier gradients stand for what workers did not finish."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -46,6 +47,61 @@ def test_written_out(make: Any, matrix: Numbers, momentum_mixing: str) -> None:
         v, m = matrix @ v, 0.6 * m + 0.4 * (before - x) / 0.2
     np.testing.assert_allclose(run.rows, x, atol=2e-5)
     np.testing.assert_allclose(memory(run), held, atol=2e-4)
+
+
+@pytest.mark.parametrize(("momentum", "decay", "tolerance"), [(0.0, 0.0, 2e-5), (0.6, 0.0, 2e-5), (0.6, 0.05, 5e-3)])
+@pytest.mark.parametrize(
+    ("make", "matrix"), [(partial(DPSGD, "ring", momentum_mixing="mixed"), RING), (AllReduce, MEAN)]
+)
+def test_several_steps_written_out(make: Any, matrix: Numbers, momentum: float, decay: float, tolerance: float) -> None:
+    """What is missing of a step, and of those not begun, is h_i; at first the mean of the round's gradients."""
+    run = tiny.run(make, 4, work=replace(WORK, local_steps=3), sgd=SGD(0.2, momentum, decay))
+    done = [3 * samples for samples in DONE]  # 3, 3, 1 1/2 and 3/4 batches
+    assert run.records[-1]["samples"] == done
+    x, v, held = start(), np.zeros_like(start()), np.full_like(start(), np.nan)
+    samples, used = streams(12), [0] * 4
+    for _ in range(4):
+        sums = np.zeros_like(x)
+        for rank in range(4):
+            for step in range(3):
+                size = min(max(done[rank] - 16 * step, 0), 16)
+                here = samples[rank][used[rank] : used[rank] + size]
+                used[rank] += size
+                gradient = size * slope(here, x[rank]) if size else 0.0
+                sums[rank] += gradient
+                seen = min(16 * (step + 1), done[rank])
+                missing = sums[rank] / seen if np.isnan(held[rank, 0]) else held[rank]
+                v[rank] = momentum * v[rank] + gradient / 16 + (1 - size / 16) * missing + decay * x[rank]
+                x[rank] -= 0.2 * v[rank]
+        held = blend(sums, done, 48, held)
+        x, v = matrix @ x, matrix @ v
+    np.testing.assert_allclose(run.rows, x, atol=tolerance)
+    np.testing.assert_allclose(memory(run), held, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize(("mu", "decay", "tolerance"), [(0.0, 0.0, 1e-5), (0.6, 0.05, 0.02)])
+def test_an_absent_worker_takes_several_steps(mu: float, decay: float, tolerance: float) -> None:
+    """One of two workers is away in the second round: where there is one model, it takes three steps by h_i."""
+    states: list[tuple[Numbers, ...]] = []
+
+    def note(record: Any, state: Any) -> None:
+        velocity = np.zeros_like(state.rows[0]) if state.momentum is None else state.momentum[0]
+        states.append((state.rows[0].astype(float), velocity.astype(float), *state.extras["memory"].astype(float)))
+
+    fleet = Fleet((Device(10.0, on_intervals=((0.0, 3.0),)), Device(10.0)))
+    work = replace(WORK, local_steps=3)
+    run = tiny.run(AllReduce, 2, 2, work=work, devices=fleet, sgd=SGD(0.2, mu, decay), on_round=[note])
+    assert [record["present"] for record in run.records] == [[0, 1], [1]]
+    (x, v, away, _), (mean, momentum, kept, there) = states
+    rows, velocities = [x, x], [v, v]
+    for _ in range(3):
+        for rank, gradient in enumerate((away, there)):  # that of the other is the mean of its three
+            velocities[rank] = mu * velocities[rank] + gradient + decay * rows[rank]
+            rows[rank] = rows[rank] - 0.2 * velocities[rank]
+    np.testing.assert_array_equal(kept, away)
+    np.testing.assert_allclose(mean, np.mean(rows, axis=0), atol=tolerance)
+    if mu:
+        np.testing.assert_allclose(momentum, np.mean(velocities, axis=0), atol=5 * tolerance)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +158,6 @@ def test_an_absent_worker_on_a_graph_stays_as_it_is() -> None:
             "strategy.correction must be none with .*; got tracking",
         ),
         (partial(ALDSGD, work=WORK, force="in_step"), "strategy.force must be after_mixing with .*; got in_step"),
-        (partial(NonBlocking, estimator="memory", local_steps=2), "work.estimator=memory needs local_steps=1; got 2"),
     ],
 )
 def test_refusals(make: Any, message: str) -> None:
