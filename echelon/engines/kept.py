@@ -18,6 +18,7 @@ from echelon.engines.peers import PeerRun
 from echelon.engines.site import Held
 from echelon.peer.exchange import Exchange
 from echelon.peer.rounds import Kept
+from echelon.protocol.messages import MEMORY
 from echelon.server import shards
 from echelon.server.checkpoint_file import CheckpointError
 from echelon.server.state import ServerState
@@ -79,6 +80,8 @@ def load(run: PeerRun, state: ServerState) -> None:
             for name in ("quasi_global", "tracking")
             if name in state.extras
         }
+        if MEMORY in state.extras and not np.isnan(state.extras[MEMORY][place, 0]):
+            vectors[MEMORY] = torch.from_numpy(state.extras[MEMORY][place].copy())
         run.rounds.vectors.put(rank, vectors)
     leaders = state.extras.get(LEADERS)
     found = None if leaders is None else Leaders(*leaders)
@@ -140,9 +143,11 @@ def _state(run: PeerRun, rank: int, shared: Shared) -> ServerState:
         name: value[[rank]] if isinstance(value, np.ndarray) else value for name, value in vars(tally).items()
     }
     extras: dict[str, NDArray[np.generic]] = {}
+    if run.rounds.strategy.remembers:
+        extras[MEMORY] = np.full((1, run.layout.num_parameters), np.nan, dtype=np.float32)
     for name, vector in run.rounds.vectors.of(rank).items():
-        extras[name] = np.zeros((1, run.layout.num_parameters), dtype=np.float32)
-        extras[name][0, run.layout.mixed] = vector.numpy()
+        extras.setdefault(name, np.zeros((1, run.layout.num_parameters), dtype=np.float32))
+        extras[name][0, : len(vector)] = vector.numpy()
     return ServerState(
         rows=held.row[None],
         exact=held.exact[None],

@@ -21,7 +21,7 @@ from echelon.peer.finish import Finish
 from echelon.peer.group import Group
 from echelon.peer.rounds import Instructions, Kept, Report, Rounds
 from echelon.protocol.messages import TrainInstructions
-from echelon.server import vectors
+from echelon.server import remembered, vectors
 from echelon.server.evaluated import EvaluatedWorkers
 from echelon.server.evaluation import EvaluateFn
 from echelon.server.instructions import worker_instructions
@@ -212,9 +212,11 @@ class PeerRun:
             keeps_optimizer=bool(self.layout.optimizer_size),
             run_seconds=self.virtual_seconds,
             wall_clock=self._parts.wall_clock,
+            remembers=strategy.remembers,
         )
+        memory = self.rounds.vectors.memory.get(site.rank)
         try:
-            reply = site.train(made, begun, self._parts.partition)
+            reply = site.train(made, begun, self._parts.partition, memory)
         except ValueError as error:
             raise ValueError(f"worker {site.rank}: {error}") from error
         if self._finish is not None and reply.report.samples >= made.target_samples:
@@ -226,6 +228,8 @@ class PeerRun:
         mixed = self.layout.mixed
         after = {rank: self.sites[rank].after(reply) for rank, reply in replies.items()}
         there = {rank: reply for rank, reply in replies.items() if reply.row is not None}
+        stepped = self._remember(begun, replies)
+        after |= stepped
         combined, averaged, _ = self.rounds.finish(
             begun,
             self._rows(),
@@ -233,6 +237,7 @@ class PeerRun:
             {rank: Report(r.report.samples, r.report.seconds, r.report.train_loss) for rank, r in there.items()},
             self._together(after),
             gradients=self._gradients(begun, replies),
+            remembered={rank: torch.from_numpy(held.row[mixed]) for rank, held in stepped.items()},
         )
         self._next = {rank: self._with_row(held, combined[rank]) for rank, held in after.items()}
         for values in averaged:
@@ -269,6 +274,33 @@ class PeerRun:
             gradient = vectors.gradient_of(strategy, rank, reply, begun, held.row[mixed], momentum, direction)
             found[rank] = torch.from_numpy(gradient)
         return found
+
+    def _remember(self, begun: Instructions, replies: dict[int, Reply]) -> dict[int, Held]:
+        """Set the remembered gradients; return what absent workers hold after steps by theirs, where these count."""
+        strategy, memory, size = self._parts.strategy, self.rounds.vectors.memory, self.layout.num_parameters
+        if not strategy.remembers:
+            return {}
+        there = np.zeros((self.group.num_workers, 1))
+        there[[rank for rank, reply in replies.items() if reply.row is not None]] = 1.0
+        counts_absent = strategy.counts_absent and self.group.gather(there).any()
+        stepped: dict[int, Held] = {}
+        for rank, reply in replies.items():
+            held = self.sites[rank].held
+            direction = self._padded(begun.directions[rank]) if begun.directions else None
+            start = held.row[:size], held.momentum, direction
+            if reply.row is not None and reply.report.samples:
+                memory[rank] = torch.from_numpy(remembered.mean_used(strategy, begun.round, reply, *start))
+            elif reply.row is None and counts_absent and rank in memory:
+                row = held.row.copy()
+                row[:size], velocity = remembered.steps(strategy, begun.round, memory[rank].numpy(), *start)
+                stepped[rank] = replace(held, row=row, momentum=None if held.momentum is None else velocity)
+        return stepped
+
+    def _padded(self, direction: Tensor) -> Row:
+        """Return a vector over all parameters of one over those that are mixed."""
+        whole: Row = np.zeros(self.layout.num_parameters, dtype=np.float32)
+        whole[self.layout.mixed] = direction.numpy()
+        return whole
 
     def _together(self, after: dict[int, Held]) -> list[dict[int, Tensor]]:
         """Return, by rank, what is averaged of the optimisers' state as the models are: momentum, or another's."""

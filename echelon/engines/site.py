@@ -17,6 +17,7 @@ from echelon.protocol.messages import (
     CORRECTION,
     DIRECTION,
     INITIAL,
+    MEMORY,
     ROSTER_QUERY,
     RosterEntry,
     TrainInstructions,
@@ -89,8 +90,10 @@ class Site:
         """Start from a model."""
         self._layout, self.held = layout, held
 
-    def train(self, instructions: TrainInstructions, begun: Instructions, partition: Partition) -> Reply:
-        """Let the client do its local steps of a round; nothing is changed here.
+    def train(
+        self, instructions: TrainInstructions, begun: Instructions, partition: Partition, memory: Tensor | None = None
+    ) -> Reply:
+        """Let the client do its local steps of a round, filled in by a remembered gradient; nothing is changed here.
 
         Raises
         ------
@@ -107,6 +110,8 @@ class Site:
         for name, vectors in ((DIRECTION, begun.directions), (CORRECTION, begun.corrections)):
             if vectors:
                 self._add(content, name, vectors[rank])
+        if memory is not None:
+            self._add(content, MEMORY, memory)
         reply = self._answer("train", content, self._context)
         return read_content(reply, self._layout, instructions.target_samples)
 

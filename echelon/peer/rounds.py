@@ -175,6 +175,7 @@ class Rounds:
         together: Sequence[Mapping[int, Tensor]] = (),
         lengths: Mapping[int, float | None] | None = None,
         gradients: Mapping[int, Tensor] | None = None,
+        remembered: Mapping[int, Tensor] | None = None,
     ) -> tuple[Rows, list[Rows], RoundNumbers]:
         """Combine the models of a round.
 
@@ -196,14 +197,17 @@ class Rounds:
         gradients : mapping of int to float32 tensor, shape (P,), optional
             Mean corrected gradients of the workers in ``trained`` that have processed samples, needed for
             ``correction=tracking``; one that is missing counts as zeros.
+        remembered : mapping of int to float32 tensor, shape (P,), optional
+            Models of absent workers after steps by their remembered gradients; these workers count by what they hold.
 
         Returns
         -------
         rows, together, numbers : dict, list of dict, RoundNumbers
             The combined models, what was averaged with them, and the numbers of the round, the same in every process.
         """
-        numbers = self._numbers(begun, trained, reports)
-        scaled = self._scaled(numbers, rows, trained)
+        remembered = remembered or {}
+        numbers = self._numbers(begun, trained, reports, remembered)
+        scaled = self._scaled(numbers, rows, trained) | dict(remembered)
         host = _Host(self, rows, scaled)
         mixing = self.strategy.mixing(replace(numbers, host=host))
         self.mixing, self.leaders = mixing, mixing.leaders or self.leaders
@@ -213,7 +217,7 @@ class Rounds:
         combined = host.combine(mixing)
         host.close()
         default = self.strategy.work.local_steps * self.strategy.sgd.at(begun.round)
-        self.vectors.follow(rows, combined, lengths or dict.fromkeys(trained, default))
+        self.vectors.follow(rows, combined, lengths or dict.fromkeys(scaled, default))
         self.vectors.track(rows, gradients or {}, mixing, numbers)
         if self.strategy.momentum_mixing == "mixed":
             together = [Exchange(values, self.group).combine(mixing.matrix) for values in together]
@@ -232,17 +236,23 @@ class Rounds:
         return {rank: self.strategy.held_out_loss(self._arrays(rank, row)) for rank, row in rows.items()}
 
     def _numbers(
-        self, begun: Instructions, trained: Mapping[int, Tensor], reports: Mapping[int, Report]
+        self,
+        begun: Instructions,
+        trained: Mapping[int, Tensor],
+        reports: Mapping[int, Report],
+        remembered: Mapping[int, Tensor],
     ) -> RoundNumbers:
         """Gather what the workers report, and note it in the tally."""
-        tally, table = self.tally, np.zeros((self.group.num_workers, 4))
+        tally, table = self.tally, np.zeros((self.group.num_workers, 5))
         losses = {rank: report.loss for rank, report in reports.items()}
         if self.strategy.losses == "held_out":
             found = self.held_out_losses(trained)
             losses = {rank: loss if np.isfinite(loss) else np.inf for rank, loss in found.items()}
         for rank in trained:
-            table[rank] = 1.0, reports[rank].samples, reports[rank].seconds, losses[rank]
-        there, samples, seconds, loss = self.group.gather(table).T
+            table[rank] = 1.0, reports[rank].samples, reports[rank].seconds, losses[rank], 1.0
+        for rank in remembered:
+            table[rank, 4] = 1.0
+        there, samples, seconds, loss, weighs = self.group.gather(table).T
         present, counts = np.flatnonzero(there), samples.astype(np.int64)
         for rank in present.tolist():
             tally.note(
@@ -261,7 +271,7 @@ class Rounds:
             losses=tally.losses,
             samples=counts,
             mean_samples=tally.mean_samples,
-            shard_sizes=np.where(there > 0, self._shard_sizes, 0),
+            shard_sizes=np.where(weighs > 0, self._shard_sizes, 0),
             batch_sizes=begun.batch_sizes,
         )
 

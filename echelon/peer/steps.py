@@ -37,6 +37,8 @@ class Steps:
         parameters: Sequence[nn.Parameter],
         rank: int,
     ) -> None:
+        if strategy.remembers:
+            raise ValueError("work.estimator must not be memory with Peer, whose steps are the loop's own; got memory")
         if strategy.host_momentum:
             _require_plain_sgd(optimizer)
         if strategy.correction == "tracking":

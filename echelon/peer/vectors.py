@@ -14,7 +14,7 @@ from echelon.peer.group import Group
 
 
 class Vectors:
-    """Quasi-global momentum and tracking corrections of the workers of one process.
+    """Quasi-global momentum, tracking corrections and remembered gradients of the workers of one process.
 
     Parameters
     ----------
@@ -22,24 +22,32 @@ class Vectors:
         Says which of them are kept.
     group : Group
         Who holds which worker.
+
+    Attributes
+    ----------
+    memory : dict of int to tensor, shape (number of parameters,)
+        h_i of the workers that have one, for ``estimator=memory``; personal parameters included.
     """
 
     def __init__(self, strategy: Strategy, group: Group) -> None:
         self._strategy, self._group = strategy, group
         self._momentum: Rows = {}
         self._corrections: Rows = {}
+        self.memory: Rows = {}
 
     def of(self, rank: int) -> dict[str, Tensor]:
         """Return what is kept of a worker, by name."""
-        both = (("quasi_global", self._momentum), ("tracking", self._corrections))
-        return {name: vectors[rank] for name, vectors in both if rank in vectors}
+        return {name: vectors[rank] for name, vectors in self._by_name().items() if rank in vectors}
 
     def put(self, rank: int, vectors: Mapping[str, Tensor]) -> None:
         """Keep other vectors of a worker, as :meth:`of` returned them."""
-        for name, kept in (("quasi_global", self._momentum), ("tracking", self._corrections)):
+        for name, kept in self._by_name().items():
             kept.pop(rank, None)
             if name in vectors:
                 kept[rank] = vectors[name]
+
+    def _by_name(self) -> dict[str, Rows]:
+        return {"quasi_global": self._momentum, "tracking": self._corrections, "memory": self.memory}
 
     def directions(self, rows: Mapping[int, Tensor]) -> Rows:
         """Return mu m by rank, for workers with these models; empty without quasi-global momentum."""

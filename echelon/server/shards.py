@@ -12,6 +12,7 @@ import numpy as np
 
 from echelon.core.operations import consensus
 from echelon.core.tally import Tally
+from echelon.protocol.messages import MEMORY
 from echelon.server import checkpoint_file
 from echelon.server.state import ServerState
 
@@ -136,7 +137,7 @@ def mean(states: list[ServerState]) -> ServerState:
     first = states[0]
     row = consensus(np.concatenate([one.rows for one in states]))
     momentum = None if first.momentum is None else np.zeros_like(first.momentum)
-    extras = {name: np.zeros_like(value) for name, value in first.extras.items()}
+    extras = {name: np.full_like(value, np.nan if name == MEMORY else 0) for name, value in first.extras.items()}
     return replace(
         first, rows=row[None], momentum=momentum, optimizer=np.full_like(first.optimizer, np.nan), extras=extras
     )

@@ -85,8 +85,6 @@ class FlowerStrategy(Strategy, FlowerBase):
             options["norm_limit"] = AutoNormLimit()
         if options.get("norm_limit") is not None:
             self.needs_server = "strategy.max_update_norm and strategy.robust bound the updates that reach a server"
-        if self.remembers:
-            self.needs_server = "work.estimator=memory remembers the workers' gradients at a server"
         if options.get("wire", "fp32") != "fp32":
             self.needs_server = "wire=bf16 shortens what travels between a server and its workers"
         vectors.check_options(self, options)

@@ -55,9 +55,6 @@ VALUES = {
         "engine=torch cannot run strategy=al_dsgd: strategy.max_update_norm and strategy.robust bound the updates that "
         "reach a server"
     ),
-    "engine=torch work.estimator=memory": (
-        "engine=torch cannot run strategy=al_dsgd: work.estimator=memory remembers the workers' gradients at a server"
-    ),
     "engine=torch engine.processes=9": "engine.processes must be at most workers=8; got 9",
     "engine=torch engine.processes=2 clock=wall": (
         "engine.processes must be workers=8 with clock=wall, so that all workers compute at once; got 2"

@@ -70,5 +70,6 @@ WORK: dict[str, WorkPolicy] = {
     "non_blocking": NonBlocking(batch_size=16, minibatch_size=4),
     "expected": NonBlocking(batch_size=16, minibatch_size=4, estimator="expected", trigger="quorum", quorum=0.75),
     "memory": NonBlocking(batch_size=16, minibatch_size=4, estimator="memory"),
+    "memory, two steps": NonBlocking(local_steps=2, batch_size=16, minibatch_size=4, estimator="memory"),
     "rest": NonBlocking(batch_size=10, minibatch_size=4, target="rest", estimator="finished"),
 }

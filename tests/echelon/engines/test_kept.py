@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from echelon.engines import kept
-from echelon.engines.peers import PeerRun
+from echelon.engines.peers import Parts, PeerRun
 from echelon.peer.group import Group
 from echelon.server import checkpoint, shards
 from tests.echelon.engines.runs import OWNERS, WITHOUT_SERVER, WORKERS, parts
@@ -20,6 +20,12 @@ from tests.pool import Pool
 ROUNDS, SAVED = 5, 3
 OTHERS = (2, 0, 1, 0)
 Models = dict[int, NDArray[np.float32]]
+CASES = [*WITHOUT_SERVER, "all_reduce with memory", "d_psgd with memory, two steps"]
+
+
+def made(name: str) -> Parts:
+    strategy, _, work = name.partition(" with ")
+    return parts(strategy, work or "non_blocking")
 
 
 def models(run: PeerRun) -> Models:
@@ -30,7 +36,7 @@ def whole(names: list[str], folder: Path, owners: list[int]) -> dict[str, Any]:
     """Do all rounds, and save one in the middle."""
     found = {}
     for name in names:
-        run = PeerRun(parts(name, "non_blocking"), Group(owners))
+        run = PeerRun(made(name), Group(owners))
         for _ in range(SAVED):
             run.round()
         saved = kept.save(run, folder / name), deepcopy(kept.Shared.of(run)), models(run)
@@ -42,7 +48,7 @@ def whole(names: list[str], folder: Path, owners: list[int]) -> dict[str, Any]:
 def resumed(names: list[str], folder: Path, owners: tuple[int, ...]) -> dict[str, Any]:
     found = {}
     for name in names:
-        run = PeerRun(parts(name, "non_blocking"), Group(owners))
+        run = PeerRun(made(name), Group(owners))
         kept.load(run, checkpoint.load(folder / name, run.group.local))
         records = [run.round() for _ in range(ROUNDS - SAVED)]
         found[name] = models(run), records
@@ -57,10 +63,10 @@ def united(found: list[Models]) -> NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def saved(three: Pool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("kept")
-    for name in WITHOUT_SERVER:
+    for name in CASES:
         (folder / name).mkdir()
-    found = three.call(whole, WITHOUT_SERVER, folder, OWNERS)
-    for name in WITHOUT_SERVER:
+    found = three.call(whole, CASES, folder, OWNERS)
+    for name in CASES:
         names = {rank: file for of_process in found for rank, file in of_process[name][0][0].items()}
         shared = found[0][name][0][1]
         shards.commit(shared.tally, names, folder / name, keep=3, **shared.numbers())
@@ -69,19 +75,19 @@ def saved(three: Pool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
 
 @pytest.fixture(scope="module")
 def again(three: Pool, saved: tuple[Path, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return three.call(resumed, WITHOUT_SERVER, saved[0], OWNERS)
+    return three.call(resumed, CASES, saved[0], OWNERS)
 
 
 @pytest.fixture(scope="module")
 def elsewhere(three: Pool, saved: tuple[Path, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    return three.call(resumed, WITHOUT_SERVER, saved[0], OTHERS)
+    return three.call(resumed, CASES, saved[0], OTHERS)
 
 
 def plain(records: list[dict[str, Any]]) -> list[str]:
     return [repr({name: value for name, value in record.items() if name != "wall_seconds"}) for record in records]
 
 
-@pytest.mark.parametrize("name", WITHOUT_SERVER)
+@pytest.mark.parametrize("name", CASES)
 def test_a_resumed_run_has_the_same_bits(
     name: str, saved: tuple[Path, list[dict[str, Any]]], again: list[dict[str, Any]]
 ) -> None:
@@ -91,7 +97,7 @@ def test_a_resumed_run_has_the_same_bits(
     assert plain(again[0][name][1]) == plain(found[0][name][2])
 
 
-@pytest.mark.parametrize("name", WITHOUT_SERVER)
+@pytest.mark.parametrize("name", CASES)
 def test_workers_may_be_in_other_processes(
     name: str, saved: tuple[Path, list[dict[str, Any]]], elsewhere: list[dict[str, Any]]
 ) -> None:
@@ -104,7 +110,7 @@ def test_workers_may_be_in_other_processes(
         np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name", WITHOUT_SERVER)
+@pytest.mark.parametrize("name", CASES)
 def test_one_process_has_the_bits_of_three(
     name: str, saved: tuple[Path, list[dict[str, Any]]], tmp_path: Path, alone: None
 ) -> None:

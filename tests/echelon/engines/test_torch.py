@@ -35,6 +35,8 @@ from tests.strategies.table import STRATEGIES
 
 ROWS = [(name, "non_blocking") for name in WITHOUT_SERVER] + [(name, "full_batch") for name in WITHOUT_SERVER]
 ROWS += [("d_psgd", "rest"), ("al_dsgd", "expected"), ("all_reduce", "two steps")]
+ROWS += [(name, "memory") for name in ("d_psgd", "all_reduce", "all_reduce quasi-global", "matcha")]
+ROWS += [("all_reduce", "memory, two steps")]
 # What a server alone has, or real time.
 OTHERWISE = {"uplink_bytes", "downlink_bytes", "wall_seconds"}
 

@@ -204,6 +204,11 @@ def test_tracking_needs_sgd(alone: None) -> None:
         Peer(AllReduce(work=FULL, correction="tracking"), scalar(0.0))
 
 
+def test_steps_of_a_loop_of_ones_own_are_not_filled_in(alone: None) -> None:
+    with pytest.raises(ValueError, match="estimator must not be memory with Peer, whose steps are the loop's own; got"):
+        Peer(AllReduce(work=NonBlocking(estimator="memory")), nn.Linear(1, 1))
+
+
 @pytest.mark.parametrize(
     ("optimiser", "reason"),
     [
