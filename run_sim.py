@@ -52,7 +52,8 @@ def _lead(config: Config, team: torchrun.Team | None) -> int:
     """Open the run's folder and do the run, with the other processes of torchrun if that has started this one."""
     path = Path(str(config.run_dir))
     try:
-        folder = server_app.open_folder(config, path, None if team is None else team.newest)
+        newest = peer.newest if isinstance(config.engine, groups.Torch) else None
+        folder = server_app.open_folder(config, path, newest if team is None else team.newest)
     except (RunFolderError, CheckpointError) as error:
         raise ConfigError(str(error)) from error
     stop = Event()

@@ -48,12 +48,19 @@ class Conductor:
         records = RunFolder.open(folder.path).metrics
         self._last: Record = records[-1] if records else {}
         self.samples = sum(sum(filter(None, record.get("samples", ()))) for record in records)
-        self._is_saved, self._names = True, self._saved_names()
+        saved = folder.path / "checkpoint"
+        shards.forget_after(self.reached, saved, range(config.workers))
+        self._is_saved, self._names = True, shards.names(saved)
         self._due: list[str] = []
+
+    @property
+    def reached(self) -> int:
+        """The round that is finished; 0 at the start of a run."""
+        return int(self._last.get("round", 0))
 
     def first(self) -> str:
         """Return the first step: a round, or what is missing of the last one."""
-        reached = self._last.get("round", 0)
+        reached = self.reached
         is_due = reached == self._config.rounds or (reached and reached % self._config.eval_every == 0)
         if is_due and "consensus_accuracy" not in self._last and reached < self._config.rounds:
             self._due = ["evaluate"]
@@ -109,7 +116,7 @@ class Conductor:
     def _following(self) -> str:
         if self._due:
             return self._due.pop(0)
-        if self._last.get("round", 0) < self._config.rounds and not self._is_met():
+        if self.reached < self._config.rounds and not self._is_met():
             return "round"
         if not self._is_saved and self._config.checkpoint_every:
             return "save"
@@ -117,7 +124,3 @@ class Conductor:
 
     def _is_met(self) -> bool:
         return self._stop_at is not None and bool(self._last) and self._stop_at.is_met(self._last)
-
-    def _saved_names(self) -> dict[int, str]:
-        """Return the workers' files in the newest checkpoint."""
-        return shards.names(self._folder.path / "checkpoint")

@@ -35,7 +35,7 @@ from echelon.reports import models, tracking
 from echelon.reports.progress import Progress
 from echelon.reports.run_folder import RunFolder
 from echelon.reports.summary import summarise
-from echelon.server import checkpoint
+from echelon.server import checkpoint, shards
 from strategies import FlowerStrategy, Options, Partition, Roster, ServerState
 
 MakeClients = Callable[[Config, Callable[[], bool]], WorkerApp]
@@ -44,18 +44,18 @@ Launch = Callable[[Partition, Conductor], None]
 
 @dataclass(frozen=True)
 class Saved:
-    """What a process that torchrun has started knows of checkpoints.
+    """What all processes know of checkpoints when the run begins.
 
     Attributes
     ----------
     state : ServerState, optional
-        To continue from, with the rows of its workers.
+        What the one to continue from says beside the workers' models, which are in the folder.
     keep : int, optional
         The files to keep of each worker, where no other process looks after them.
     """
 
     state: ServerState | None
-    keep: int | None
+    keep: int | None = None
 
 
 def check(config: Config, built: FlowerStrategy) -> None:
@@ -134,6 +134,11 @@ def num_processes(config: Config) -> int:
     return min(config.workers, available or 1)
 
 
+def newest(folder: Path) -> int:
+    """Return the round of the checkpoint that all processes can continue from; raises CheckpointError for none."""
+    return shards.newest(folder).round
+
+
 def run(
     config: Config,
     folder: RunFolder,
@@ -183,7 +188,9 @@ def run(
 
             conductor = Conductor(config, folder, hear, stop, owners)
             if launch is None:
-                work = partial(serve, config, partition, make_clients, folder.path)
+                known = shards.numbers(folder.path / "checkpoint")  # that of the round which the conductor has reached
+                saved = Saved(known[0] if known else None)
+                work = partial(serve, config, partition, make_clients, folder.path, saved)
                 engine.run(work, owners, conductor, stop=stop, timeout=config.engine.timeout)
             else:
                 launch(partition, conductor)
@@ -199,16 +206,16 @@ def serve(
     partition: Partition,
     make_clients: MakeClients,
     path: Path,
+    saved: Saved,
     group: Member | Rank,
-    saved: Saved | None = None,
 ) -> None:
-    """Do the run of one process's workers; ``saved`` by default follows from the checkpoints in the folder."""
+    """Do the run of one process's workers."""
     if group.process > 0:
         logging.getLogger("flwr").setLevel(logging.WARNING)  # the first process logs for all
     if resolve(config.device) == "cuda":
         place = int(os.environ.get("LOCAL_RANK", group.process))
         torch.cuda.set_device(place % torch.cuda.device_count())
-    continues = checkpoint.exists(path / "checkpoint") if saved is None else saved.state is not None
+    continues = saved.state is not None or checkpoint.exists(path / "checkpoint")
     task = load_task(config, config.task.root)
     model = build_model(config) if continues else initial_model(config)
     arrays, evaluation = ArrayRecord(model.state_dict()), make_evaluation(config, task, model)
@@ -230,17 +237,14 @@ def serve(
 class Steps:
     """What the conductor may ask a process for, given its workers and the run's folder."""
 
-    def __init__(self, run: PeerRun, group: Member | Rank, path: Path, saved: Saved | None = None) -> None:
+    def __init__(self, run: PeerRun, group: Member | Rank, path: Path, saved: Saved) -> None:
         self._run, self._group, self._folder = run, group, RunFolder(path)
-        self._checkpoints, self._keep = path / "checkpoint", None if saved is None else saved.keep
+        self._checkpoints, self._keep = path / "checkpoint", saved.keep
         self._has_model = True
-        if saved is not None:
-            if saved.state is not None:
-                kept.load(self._run, saved.state)
-        elif checkpoint.exists(self._checkpoints):
-            self._load()
-        elif group.process in group.fresh:
-            self._has_model = False
+        if group.process in group.fresh:
+            self._come_back()
+        elif saved.state is not None:
+            self._go_on(saved.state)
 
     def by_name(self) -> dict[str, Callable[[], Any]]:
         """Return the steps by name."""
@@ -291,13 +295,19 @@ class Steps:
     def _last(self) -> dict[str, Any]:
         return RunFolder.open(self._folder.path).metrics[-1]
 
-    def _load(self) -> None:
-        """Continue from the newest checkpoint; a restarted process can do without."""
+    def _go_on(self, state: ServerState) -> None:
+        """Continue from the checkpoint that all processes continue from."""
+        found = shards.of_workers(state, self._checkpoints, self._group.local)
+        if found is None:
+            path = shards.missing(state, self._checkpoints, self._group.local)
+            raise checkpoint.CheckpointError(f"resume: {path} is missing or damaged")
+        kept.load(self._run, found)
+
+    def _come_back(self) -> None:
+        """Take the models of the newest checkpoint that has them, if there is one; the others tell the rest."""
         try:
             kept.load(self._run, checkpoint.load(self._checkpoints, self._group.local))
         except (checkpoint.CheckpointError, OSError):
-            if self._group.process not in self._group.fresh:
-                raise
             self._has_model = False
 
 

@@ -117,13 +117,11 @@ class Team:
         return _FAILED
 
     def _serve(self, partition: Partition, make_clients: peer.MakeClients, has_folder: bool) -> None:
-        folder, state = self._path / "checkpoint", None
-        if self._states:
-            state = shards.of_workers(self._states[0], folder, self._rank.local)
+        state = self._states[0] if self._states else None
         if not has_folder:
-            shards.forget_after(0 if state is None else state.round, folder, self._rank.local)
-        keep = None if has_folder else self.config.checkpoint_keep + 1
-        peer.serve(self.config, partition, make_clients, self._path, self._rank, peer.Saved(state, keep))
+            shards.forget_after(0 if state is None else state.round, self._path / "checkpoint", self._rank.local)
+        saved = peer.Saved(state, None if has_folder else self.config.checkpoint_keep + 1)
+        peer.serve(self.config, partition, make_clients, self._path, saved, self._rank)
 
     def _agreed(self, config: Config, check: Callable[[Config], None]) -> Config:
         """Return the configuration of all, after every process has checked it."""

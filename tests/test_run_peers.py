@@ -74,10 +74,10 @@ def test_the_run_folder_is_that_of_the_other_engines(tmp_path: Path, capsys: pyt
     np.testing.assert_array_equal(one.cursors, other.cursors)
 
 
-def begun(family: Family, folder: Path) -> Any:
+def begun(family: Family, folder: Path, *more: str) -> Any:
     """Start a run that takes long, and wait until its rounds have begun."""
     long = ["rounds=1000000", "eval_every=1000000", "engine.processes=3", "progress=none"]
-    command = ["engine=torch", *RUN, *long, f"run_dir={folder}"]
+    command = ["engine=torch", *RUN, *long, *more, f"run_dir={folder}"]
     process = family.start(sys.executable, "run_sim.py", *command)
     metrics = folder / "metrics.jsonl"
     wait_for(lambda: metrics.exists() and metrics.stat().st_size)
@@ -92,9 +92,18 @@ def records(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path: Path, family: Family) -> None:
+def plain(folder: Path) -> list[dict[str, Any]]:
+    """Return the records, but for the time that the rounds took here."""
+    return [{name: value for name, value in record.items() if name != "wall_seconds"} for record in records(folder)]
+
+
+def test_sigterm_ends_all_processes_with_a_checkpoint(
+    tmp_path: Path, family: Family, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """If a file of one worker is damaged then, all processes go on from the same earlier round."""
     folder = tmp_path / "run"
-    process = begun(family, folder)
+    process = begun(family, folder, "checkpoint_every=20")
+    wait_for(lambda: len(records(folder)) > 30)
     os.killpg(process.pid, signal.SIGTERM)
     said, complained = process.communicate(timeout=30)
     assert process.returncode == 143
@@ -103,9 +112,20 @@ def test_sigterm_ends_all_processes_with_a_checkpoint(tmp_path: Path, family: Fa
     wait_for(lambda: not family.alive(), 10)
     reached = len(records(folder))
     assert checkpoint.load(folder / "checkpoint").round == reached
+    before, saved = plain(folder), sorted((folder / "checkpoint" / "worker-1").iterdir())
+    saved[-1].write_bytes(b"damaged")
     assert cli.main(run_sim.run, [f"resume={folder}", f"rounds={reached + 2}", "progress=none"]) == 0
+    assert f"{saved[-1]} is missing or damaged: the checkpoint of round {reached} is skipped" in caplog.messages
+    assert plain(folder)[:reached] == before, "rounds that are done again have the same records"
     assert [record["round"] for record in records(folder)] == list(range(1, reached + 3))
     assert (RunFolder.open(folder).summary or {})["rounds"] == reached + 2
+    saved = sorted((folder / "checkpoint" / "worker-1").iterdir())
+    for file in saved:
+        file.unlink()
+    assert cli.main(run_sim.run, [f"resume={folder}", "progress=none"]) == 2
+    line = f"error: resume: no whole checkpoint in {folder}/checkpoint; {saved[-1]} is missing or damaged"
+    assert capsys.readouterr().err.splitlines()[-1] == line
+    assert len(records(folder)) == reached + 2
 
 
 def test_workers_are_killed(tmp_path: Path, family: Family) -> None:

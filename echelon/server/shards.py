@@ -5,15 +5,18 @@ The latter is a checkpoint with empty rows, written after all others: a kill at 
 
 from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.supercore import log
 
 from echelon.core.operations import consensus
 from echelon.core.tally import Tally
 from echelon.protocol.messages import MEMORY
 from echelon.server import checkpoint_file
+from echelon.server.checkpoint_file import CheckpointError
 from echelon.server.state import ServerState
 
 _SHARDS = "shards"
@@ -116,10 +119,31 @@ def missing(state: ServerState, folder: Path, ranks: Collection[int]) -> str | N
     return None
 
 
+def newest(folder: Path) -> ServerState:
+    """Return what the newest checkpoint says beside the workers' models of which a folder has every worker's file.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none; the line names the newest file that is missing or damaged.
+    """
+    lacking = None
+    for state in numbers(folder):
+        path = missing(state, folder, range(len(state.losses)))
+        if path is None:
+            return state
+        log(WARNING, "%s is missing or damaged: the checkpoint of round %d is skipped", path, state.round)
+        lacking = lacking or path
+    paths = checkpoint_file.listed(folder)
+    if not paths:
+        raise CheckpointError(f"resume: no checkpoint in {folder}; run with checkpoint_every above 0 to write some")
+    raise CheckpointError(f"resume: no whole checkpoint in {folder}; {lacking or paths[-1]} is missing or damaged")
+
+
 def forget_after(round_number: int, folder: Path, ranks: Collection[int]) -> None:
-    """Remove the files of some workers that are of later rounds, which are done again."""
-    for rank in ranks:
-        for path in checkpoint_file.listed(_of(folder, rank)):
+    """Remove checkpoints of later rounds, which are done again, with the files of some workers."""
+    for place in (folder, *(_of(folder, rank) for rank in ranks)):
+        for path in checkpoint_file.listed(place):
             if checkpoint_file.round_of(path) > round_number:
                 path.unlink()
 
