@@ -230,15 +230,16 @@ def serve(
         is_wall(config),
     )
     run = PeerRun(parts, group, group.interruptible)
-    steps = Steps(run, group, path, saved)
+    steps = Steps(run, group, path, saved, stops_early=config.stop_at is not None)
     serve_steps(group, steps.by_name(), run.keep, run.undo)
 
 
 class Steps:
-    """What the conductor may ask a process for, given its workers and the run's folder."""
+    """What the conductor may ask a process for, given its workers, the run's folder, and whether it may stop early."""
 
-    def __init__(self, run: PeerRun, group: Member | Rank, path: Path, saved: Saved) -> None:
+    def __init__(self, run: PeerRun, group: Member | Rank, path: Path, saved: Saved, stops_early: bool = False) -> None:
         self._run, self._group, self._folder = run, group, RunFolder(path)
+        self._stops_early = stops_early
         self._checkpoints, self._keep = path / "checkpoint", saved.keep
         self._has_model = True
         if group.process in group.fresh:
@@ -268,32 +269,42 @@ class Steps:
         return kept.save(self._run, self._checkpoints, self._keep), kept.Shared.of(self._run)
 
     def best(self) -> None:
-        """Keep the consensus model as that of the best round."""
-        self._write("best_round")
+        """Keep the consensus model as that of the best round; with ``stop_at``, also each worker's own."""
+        record = self._last()
+        self._write_consensus("best_round", record)
+        if self._stops_early:
+            self._write_own("_best_round", record)
 
     def evaluate(self) -> dict[str, Any]:
         """Evaluate the models; return the fields of the last round's record."""
         return self._run.evaluate()
 
     def close(self) -> None:
-        """Write the models of the last round."""
-        self._write("consensus")
-        record = self._last() if self._group.is_first else {}
-        best = self._group.collect(pickle.dumps(models.best_worker(record)))
-        rank = pickle.loads(best[self._group.members[0]])
+        """Write the models of the last round; each worker's own lies where the worker is."""
+        record = self._last()
+        self._write_consensus("consensus", record)
+        self._write_own("", record)
+        rank = models.best_worker(record)
         if rank is None or self._group.owners[rank] not in self._group.members:
             return
         arrays = self._run.model(rank)
         if self._group.is_first:
             models.write(self._folder, "best_worker", arrays, record, rank=rank)
 
-    def _write(self, name: str) -> None:
+    def _write_consensus(self, name: str, record: dict[str, Any]) -> None:
         arrays = self._run.consensus()
         if self._group.is_first:
-            models.write(self._folder, name, arrays, self._last())
+            models.write(self._folder, name, arrays, record)
+
+    def _write_own(self, suffix: str, record: dict[str, Any]) -> None:
+        for rank, arrays in self._run.own_models().items():
+            models.write(self._folder, f"worker_{rank}{suffix}", arrays, record, rank=rank)
 
     def _last(self) -> dict[str, Any]:
-        return RunFolder.open(self._folder.path).metrics[-1]
+        """Return the record of the last round, which the first process has; every process must call it."""
+        known = RunFolder.open(self._folder.path).metrics[-1] if self._group.is_first else None
+        record: dict[str, Any] = pickle.loads(self._group.collect(pickle.dumps(known))[self._group.members[0]])
+        return record
 
     def _go_on(self, state: ServerState) -> None:
         """Continue from the checkpoint that all processes continue from."""

@@ -11,17 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.torch import load_file
+from torch.nn.utils import parameters_to_vector
 
 import run_sim
-from conf import cli
+from app.task import build_model
+from conf import cli, compose
+from echelon.reports.models import load_into
 from echelon.reports.run_folder import RunFolder
 from echelon.server import checkpoint
 from tests.processes import Family, wait_for
 
 pytestmark = pytest.mark.deployment
 RUN = [
-    *("progress=plain", "workers=3", "topology=ring", "model=mlp", "partitioner=iid"),
+    *("progress=plain", "workers=3", "topology=path", "model=mlp", "partitioner=iid"),
     *("eval_every=2", "evaluate_workers=all", "rounds=5"),
 ]
 # Met in the third round, which is not evaluated.
@@ -61,7 +66,8 @@ def test_the_run_folder_is_that_of_the_other_engines(tmp_path: Path, capsys: pyt
         {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*") if path.suffix != ".npz"}
         for name in ("torch", "inline")
     )
-    assert here - there == {f"checkpoint/worker-{rank}" for rank in range(3)}
+    own = {f"models/worker_{rank}{of}.safetensors" for rank in range(3) for of in ("", "_best_round")}
+    assert here - there == {f"checkpoint/worker-{rank}" for rank in range(3)} | own
     assert there <= here
     for name in ("consensus", "best_worker", "best_round"):
         mine, theirs = (
@@ -72,6 +78,24 @@ def test_the_run_folder_is_that_of_the_other_engines(tmp_path: Path, capsys: pyt
     assert one.round == other.round == 3
     np.testing.assert_allclose(one.rows, other.rows, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(one.cursors, other.cursors)
+    check_own_models(tmp_path / "torch", one.rows)
+
+
+def check_own_models(folder: Path, rows: NDArray[np.float32]) -> None:
+    """Compare what each worker keeps with its row, and with the mean of all; a run can start from it."""
+    model = build_model(compose(RUN))
+    for of, whole in (("", "consensus"), ("_best_round", "best_round")):
+        vectors = []
+        for rank in range(3):
+            load_into(model, folder / "models" / f"worker_{rank}{of}.safetensors")
+            vectors.append(parameters_to_vector(model.parameters()).detach())
+            if not of:
+                np.testing.assert_array_equal(vectors[rank].numpy(), rows[rank])
+        assert not torch.equal(vectors[0], vectors[1])
+        load_into(model, folder / "models" / f"{whole}.safetensors")
+        torch.testing.assert_close(sum(vectors) / 3, parameters_to_vector(model.parameters()).detach())
+    with safe_open(folder / "models" / "worker_1_best_round.safetensors", "np") as opened:
+        assert (opened.metadata()["round"], opened.metadata()["rank"]) == ("2", "1")
 
 
 def begun(family: Family, folder: Path, *more: str) -> Any:

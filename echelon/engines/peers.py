@@ -182,6 +182,10 @@ class PeerRun:
         held = {rank: self._next.get(rank, site.held) for rank, site in self.sites.items()}
         return {rank: (found.row, found.exact) for rank, found in held.items()}
 
+    def own_models(self) -> dict[int, ArrayRecord]:
+        """Return the models of this process's workers as Flower's arrays, by rank."""
+        return {rank: self.layout.arrays(*model) for rank, model in self.models().items()}
+
     def consensus(self) -> ArrayRecord:
         """Return the mean of all models; every process must call it."""
         return self.layout.arrays(*measured.consensus(self.models(), self.layout, self.group))

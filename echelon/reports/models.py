@@ -40,7 +40,7 @@ class Models:
     """The files in a run's `models/`, with the keys of the model's `state_dict`; their metadata say which round it was.
 
     `consensus` and `best_worker` are those of the last round; `best_round` is the consensus model of the evaluated
-    round with the highest accuracy.
+    round with the highest accuracy. Without a server, each process adds those of its own workers (`app/peer.py`).
 
     Parameters
     ----------
