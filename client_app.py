@@ -16,7 +16,6 @@ from clients import WorkerApp, make_client_app, rank_of
 if TYPE_CHECKING:
     from torch import nn
 
-    from clients.together import Batched
     from conf import Config
 
 
@@ -31,6 +30,7 @@ app = WorkerApp(_answer, persistent="client_app:app")
 
 def make_app(config: "Config", is_over: Callable[[], bool] = lambda: False) -> WorkerApp:
     """Return the ClientApp of a configuration; ``is_over`` as for :func:`clients.make_client_app`."""
+    from app.batching import batched
     from app.fleet import make_fleet
 
     return make_client_app(
@@ -45,19 +45,6 @@ def make_app(config: "Config", is_over: Callable[[], bool] = lambda: False) -> W
         is_over=is_over,
         batched=batched(config),
     )
-
-
-def batched(config: "Config") -> "Batched":
-    """Return whether the process trains several workers in one computation.
-
-    Asynchronous strategies send their messages one by one, but in a resumed run several at first: trained together,
-    these would differ in their last bits from those of a run that was not stopped.
-    """
-    from conf import groups
-
-    if not isinstance(config.engine, groups.Inline) or isinstance(config.strategy, groups.Asynchronous):
-        return False
-    return config.engine.batched
 
 
 def load_data(config: "Config", context: Context) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 import tasks
 from app import memory, peer, strategy
+from app.batching import batched
 from app.features import check_model_path
 from app.fleet import make_fleet
 from app.partition import build_partitioner, capability_ratios, compares_features, is_local, to_partition
@@ -90,12 +91,13 @@ def _check_memory(config: Config, shape: Shape, deployed: bool) -> None:
 
 
 def _check_engine(config: Config) -> None:
-    batched = isinstance(config.engine, groups.Inline) and config.engine.batched is True
-    if batched and isinstance(config.strategy, groups.Asynchronous):
-        raise ConfigError(
-            f"engine.batched=true needs a strategy that waits for its workers, which strategy={config.strategy.name} "
-            "does not; use engine.batched=auto"
-        )
+    engine = config.engine
+    if not isinstance(engine, groups.Batching) or engine.batched is not True or batched(config):
+        return
+    needed = f"a strategy that waits for its workers, which strategy={config.strategy.name} does not"
+    if not isinstance(config.strategy, groups.Asynchronous):
+        needed = f"a simulated clock under engine={engine.name}, and not clock=wall"
+    raise ConfigError(f"engine.batched=true needs {needed}; use engine.batched=auto")
 
 
 def _check_optimizer(config: Config, deployed: bool) -> None:

@@ -6,8 +6,7 @@ process that holds the worker needs torch.
 
 import inspect
 import uuid
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,11 @@ from flwr.clientapp.typing import Mod
 from echelon.persistent import client as trainers
 from echelon.persistent import processes
 from echelon.persistent.channel import Request
+from echelon.protocol.bundles import is_bundle
 from echelon.protocol.messages import CONFIG, ROSTER_QUERY, TrainInstructions
 from echelon.protocol.packing import PACKED, pack, unpack
 
+from .bundles import TrainBatch
 from .errors import check_takes, naming
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .worker import Worker
 
 Answer = Callable[[str, RecordDict, Context], RecordDict]
-TrainBatch = Callable[[deque[tuple[Message, Context]]], Iterator[tuple[Message, Message | Exception]]]
 
 # Simulated nodes move between processes and Ray unpickles the app for every message, so the worker is kept here.
 _workers: dict[str, "Worker"] = {}
@@ -51,9 +51,11 @@ class WorkerApp(ClientApp):
     persistent : str, optional
         ``module:variable`` from which this app can be imported. When deployed, one trainer process imports it and
         answers all messages of a run. By default every message reloads torch, data and model.
-    train_batch : callable, optional
-        Takes train messages, each with its context, off a queue, and yields each with its reply, or with the error in
-        place of one. An engine that has several messages at once may call it; it bypasses mods.
+    train_batch : TrainBatch, optional
+        Answers several train messages. An engine that has several at once may call it, or send them as one (see
+        :mod:`echelon.protocol.bundles`); it bypasses mods.
+    bundled : bool or "auto"
+        Whether an engine of several processes sends several messages as one: ``auto`` where that is faster.
     """
 
     def __init__(
@@ -63,10 +65,11 @@ class WorkerApp(ClientApp):
         mods: list[Mod] | None = None,
         persistent: str | None = None,
         train_batch: TrainBatch | None = None,
+        bundled: "Batched" = False,
     ) -> None:
         super().__init__()
         self.answer = answer
-        self.train_batch = train_batch
+        self.train_batch, self.bundled = train_batch, bundled
         self._persistent = persistent
         self.query(ROSTER_QUERY)(self._reply)
         self.train(mods=mods)(self._reply)
@@ -86,6 +89,8 @@ class WorkerApp(ClientApp):
         return {"seconds": seconds, "keep": instructions.persistent, "poll_seconds": instructions.poll_seconds}
 
     def _reply(self, message: Message, context: Context) -> Message:
+        if self.train_batch is not None and is_bundle(message.content):
+            return self.train_batch.answer(message, context)
         deployed = trainers.available()
         if deployed:
             processes.end_with_parent()
@@ -161,7 +166,7 @@ def make_client_app(
         ``app = make_client_app(..., persistent="client_app:app")``. When deployed, a trainer process imports it and
         keeps torch, data and model between messages.
     batched : bool or "auto"
-        Whether an engine that runs all workers in one process trains them in one batched computation; ``auto`` where
+        Whether an engine that runs several workers in a process trains them in one batched computation; ``auto`` where
         that is faster. What cannot be batched is trained one worker after the other. Only for strategies that wait
         for all workers: the last bits of a batch depend on who is in it.
 
@@ -192,8 +197,19 @@ def make_client_app(
     }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.
-    train_batch = partial(_train_batch, find, batched) if batched and not mods else None
-    return WorkerApp(partial(_answer, find, packs=not mods), mods=mods, persistent=persistent, train_batch=train_batch)
+    batches = bool(batched) and not mods
+    return WorkerApp(
+        partial(_answer, find, packs=not mods),
+        mods=mods,
+        persistent=persistent,
+        train_batch=TrainBatch(partial(_found, find), batched) if batches else None,
+        # One process trains its workers one after the other where real time measures them: a round would wait.
+        bundled=batched if batches and fleet is not None else False,
+    )
+
+
+def _found(find: "Callable[[Context], Worker]", context: Context) -> "tuple[Worker, int]":
+    return find(context), rank_of(context)
 
 
 def _answer(
@@ -207,40 +223,6 @@ def _answer(
     if message_type == "evaluate":
         return worker.evaluate(rank, unpacked)
     return worker.roster(rank, unpacked.config_records[CONFIG], packs)
-
-
-def _train_batch(
-    find: "Callable[[Context], Worker]", batched: "Batched", queue: deque[tuple[Message, Context]]
-) -> Iterator[tuple[Message, Message | Exception]]:
-    """Take train messages off a queue, as many at once as fit, and yield each with its reply or error."""
-    while queue:
-        try:
-            worker = find(queue[0][1])
-        except Exception as error:  # the engine reports it as this worker's
-            yield queue.popleft()[0], error
-            continue
-        together = worker.together(batched)
-        taken = [queue.popleft() for _ in range(together.at_once(len(queue)))]
-        outcomes: list[Any] = [_request(find, message, context) for message, context in taken]
-        requests = [found for found in outcomes if not isinstance(found, Exception)]
-        replies = iter(together.train(requests))
-        for (message, _), found in zip(taken, outcomes, strict=True):
-            reply = found if isinstance(found, Exception) else next(replies)
-            if isinstance(reply, Exception):
-                yield message, reply
-            else:
-                yield message, Message(pack(reply) if PACKED in message.content else reply, reply_to=message)
-
-
-def _request(
-    find: "Callable[[Context], Worker]", message: Message, context: Context
-) -> tuple[int, RecordDict] | Exception:
-    """Return the rank and the content of a train message, with the rank's data loaded, or what went wrong."""
-    try:
-        find(context)
-        return rank_of(context), unpack(message.content)
-    except Exception as error:
-        return error
 
 
 def rank_of(context: Context) -> int:

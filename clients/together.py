@@ -20,6 +20,7 @@ from flwr.supercore import log
 from torch import Tensor
 
 from echelon.algorithms.seeds import rng
+from echelon.protocol.bundles import FEWEST_WORKERS, MOST_MODEL_BYTES
 from echelon.protocol.messages import ARRAYS, record
 
 from .batched import BatchedWorker, Schedule, make_gradients, train_together
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 
 Batched = bool | Literal["auto"]
 
-# `auto` batches what the loop spends on the interpreter: on a CPU, models that are small enough. What is larger is
-# faster there one worker after the other, because it stays in the processor's cache; on other devices it is not. The
-# times are in docs/simulation.md.
-_FEWEST_WORKERS = 8
-_MOST_BYTES = 1_000_000
 # Of the vectors, and of what a backward pass keeps, of the workers that are trained at once; other devices have room
 # for more.
 _VECTOR_BYTES = 1 << 26
@@ -67,6 +63,11 @@ class Together:
         Of this process.
     mode : bool or "auto"
         True batches whatever can be batched.
+
+    Attributes
+    ----------
+    refusal : str
+        Why the loop trains, if it does.
     """
 
     def __init__(self, worker: "Worker", mode: Batched) -> None:
@@ -76,7 +77,7 @@ class Together:
         self._vector_bytes = worker.model.parameters.nbytes
         self._gradients = make_gradients(worker.model, worker.objective)
         self._costs: dict[int, _Cost] = {}
-        self._refusal = ""
+        self.refusal = ""
         if not worker.optimizer.is_sgd:
             self._refuse(f"only the steps of sgd are batched, not those of {worker.optimizer.name}")
         elif buffer := next((name for name, _ in worker.model.module.named_buffers()), None):
@@ -85,9 +86,9 @@ class Together:
     def at_once(self, count: int) -> int:
         """Return how many of ``count`` messages to take at once: equal parts whose vectors fit ``_VECTOR_BYTES``."""
         limit = _limit(self._room * _VECTOR_BYTES, _VECTORS_PER_WORKER * self._vector_bytes)
-        if self._auto and limit < _FEWEST_WORKERS:
+        if self._auto and limit < FEWEST_WORKERS:
             self._refuse(f"the vectors of only {limit} workers fit the memory that is set aside for them")
-        if self._refusal:
+        if self.refusal:
             return 1
         return math.ceil(count / math.ceil(count / limit))
 
@@ -141,7 +142,7 @@ class Together:
         """Return how many of these jobs to train in one computation; 1 for the loop."""
         if not jobs[0].simulated:
             self._refuse("real time measures every worker by itself")
-        if self._refusal or (self._auto and len(jobs) < _FEWEST_WORKERS):
+        if self.refusal or (self._auto and len(jobs) < FEWEST_WORKERS):
             return 1
         pieces = [size for sizes in minibatches_of(jobs[0].instructions) for size in sizes]
         cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
@@ -150,9 +151,9 @@ class Together:
         limit = _limit(self._room * _KEPT_BYTES, cost.kept_bytes + read_ahead)
         if cost.draws:
             self._refuse("the model or the loss draws random numbers, as dropout does")
-        elif self._auto and self._on_cpu and (needed := cost.kept_bytes + self._vector_bytes) > _MOST_BYTES:
+        elif self._auto and self._on_cpu and (needed := cost.kept_bytes + self._vector_bytes) > MOST_MODEL_BYTES:
             self._refuse(f"a mini-batch works on {needed / 1e6:.1f} MB, which the loop does as fast")
-        return 1 if self._refusal else math.ceil(len(jobs) / math.ceil(len(jobs) / limit))
+        return 1 if self.refusal else math.ceil(len(jobs) / math.ceil(len(jobs) / limit))
 
     def _train(self, jobs: list[Job]) -> Iterator[RecordDict]:
         """Train in one computation; yield the replies in order."""
@@ -207,8 +208,8 @@ class Together:
 
     def _refuse(self, reason: str) -> None:
         """Train by the loop from now on, and say why, once."""
-        if not self._refusal:
-            self._refusal = reason
+        if not self.refusal:
+            self.refusal = reason
             log(INFO, "Workers are trained one after the other: %s", reason)
 
 

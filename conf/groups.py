@@ -341,17 +341,22 @@ class Engine:
 
 
 @schema
-class Inline(Engine):
-    """All workers in this process."""
+class Batching(Engine):
+    """Engines of which one process trains several workers."""
 
     batched: Literal["auto"] | bool = key(
-        "train the workers of a round in one batched computation: auto = where that is faster, decided by the model "
+        "train the workers of a process in one batched computation: auto = where that is faster, decided by the model "
         "and the round, not by measured times; what cannot be batched is trained one worker after the other"
     )
 
 
 @schema
-class Ray(Engine):
+class Inline(Batching):
+    """All workers in this process."""
+
+
+@schema
+class Ray(Batching):
     """Flower's simulation engine."""
 
     num_cpus: float = key("cores per worker process", "(0, inf)")

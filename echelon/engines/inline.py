@@ -5,7 +5,7 @@ Deterministic and without start-up cost, for tests and small runs.
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
@@ -47,7 +47,8 @@ class InlineGrid(Grid):
         self._client_app = client_app
         self._ids = count(1)
         self._replies: dict[str, Message] = {}
-        self._queue: deque[tuple[Message, Context]] = deque()
+        self._queue: list[Message] = []
+        self._requests: deque[tuple[RecordDict, Context]] = deque()
         # Descending ids, so that code that confuses the order of node ids with that of ranks fails.
         node_ids = [1000 + num_nodes - rank for rank in range(num_nodes)]
         self._contexts = {
@@ -108,22 +109,28 @@ class InlineGrid(Grid):
         if context is None:
             self._keep(Message(Error(ErrorCode.NODE_UNAVAILABLE, "no such node"), reply_to=message))
         elif self._train_batch and message.metadata.message_type == MessageType.TRAIN:
-            self._queue.append((message, context))
+            self._queue.append(message)
+            self._requests.append((message.content, context))
+            message.content = RecordDict()  # whoever answers takes the content off, so that it is not kept for long
         else:
             self._keep(self._reply(message, context))
         return message_id
 
     @property
-    def _train_batch(self) -> Callable[..., Iterable[tuple[Message, Message | Exception]]] | None:
+    def _train_batch(self) -> Callable[..., Iterator[RecordDict | Exception]] | None:
         return getattr(self._client_app, "train_batch", None)
 
     def _answer_queue(self) -> None:
         """Let the ClientApp answer the train messages that it takes together."""
         if not self._queue or self._train_batch is None:
             return
+        messages, self._queue = self._queue, []
         with signals.interruptible():
-            for message, reply in self._train_batch(self._queue):
-                self._keep(_error(reply, message) if isinstance(reply, Exception) else reply)
+            for message, reply in zip(messages, self._train_batch(self._requests), strict=True):
+                if isinstance(reply, Exception):
+                    self._keep(_error(reply, message))
+                else:
+                    self._keep(Message(reply, reply_to=message))
 
     def _keep(self, reply: Message) -> None:
         message_id = reply.metadata.reply_to_message_id

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from threading import Event, Thread
 from typing import Any
 
@@ -14,6 +15,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from echelon.engines.bundling import BundlingGrid
 from echelon.persistent import signals
 from echelon.persistent.watchdog import watched
 from echelon.server.exchange import RunStoppedError
@@ -48,7 +50,8 @@ def run(
     Parameters
     ----------
     server_app, client_app
-        The apps.
+        The apps. If the ClientApp is one of :func:`clients.make_client_app` with ``batched``, a process gets the train
+        messages of several workers as one.
     num_workers : int
         Number of simulated nodes.
     num_cpus, num_gpus : float
@@ -78,13 +81,14 @@ def run(
         "client_resources": {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": -1},
     }
     ended = Event()
+    wrap = partial(_bundling, client_app, num_cpus, num_gpus)
     simulation: Future[None] = Future()
 
     def simulate() -> None:
         try:
             if address is not None:
                 _join(address)
-            run_simulation(_announcing(server_app, ended), client_app, num_workers, backend_config=backend)
+            run_simulation(_announcing(server_app, ended, wrap), client_app, num_workers, backend_config=backend)
             simulation.set_result(None)
         except BaseException as error:
             simulation.set_exception(error)
@@ -137,18 +141,26 @@ def _join(address: str) -> None:
     ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=environment)
 
 
-def _announcing(server_app: ServerApp, ended: Event) -> ServerApp:
-    """Return a ServerApp that sets an event when it has ended."""
+def _announcing(server_app: ServerApp, ended: Event, wrap: Callable[[Grid], Grid]) -> ServerApp:
+    """Return a ServerApp that runs on another grid, and sets an event when it has ended."""
     announcing = ServerApp()
 
     @announcing.main()
     def main(grid: Grid, context: Context) -> None:
         try:
-            server_app(grid, context)
+            server_app(wrap(grid), context)
         finally:
             ended.set()
 
     return announcing
+
+
+def _bundling(client_app: ClientApp, num_cpus: float, num_gpus: float, grid: Grid) -> Grid:
+    """Return the grid on which the ServerApp runs."""
+    bundled = getattr(client_app, "bundled", False)
+    if not bundled:
+        return grid
+    return BundlingGrid(grid, partial(_processes, num_cpus, num_gpus), bundled)
 
 
 def _reason(error: BaseException) -> str:
@@ -163,12 +175,18 @@ def default_window(num_workers: int, num_cpus: float) -> int | None:
 
     Once this process is connected to Ray, those are the processes that fit into its cluster.
     """
-    processes = int((_cluster_cpus() if is_up() else os.cpu_count() or 1) / num_cpus) or 1
+    processes = _processes(num_cpus, 0.0)
     return None if num_workers <= 4 * processes else 4 * processes
 
 
-def _cluster_cpus() -> float:
+def _processes(num_cpus: float, num_gpus: float) -> int:
+    """Return how many processes of workers fit on this machine or, once Ray has started, into its cluster."""
+    if not is_up():
+        return int((os.cpu_count() or 1) / num_cpus) or 1
     import ray
 
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return resources.get("CPU", 1.0)
+    fitting = resources.get("CPU", 1.0) / num_cpus
+    if num_gpus:
+        fitting = min(fitting, resources.get("GPU", 0.0) / num_gpus)
+    return int(fitting) or 1

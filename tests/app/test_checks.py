@@ -47,6 +47,9 @@ VALUES = {
         "engine.batched=true needs a strategy that waits for its workers, which strategy=fedbuff does not; use "
         "engine.batched=auto"
     ),
+    "engine=ray engine.batched=true clock=wall": (
+        "engine.batched=true needs a simulated clock under engine=ray, and not clock=wall; use engine.batched=auto"
+    ),
     "engine=torch strategy=fedbuff": "engine=torch cannot run strategy=fedbuff: updates are buffered at the server",
     "engine=torch strategy=over_selection": (
         "engine=torch cannot run strategy=over_selection: the first replies are selected by the server"

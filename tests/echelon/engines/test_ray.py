@@ -91,12 +91,15 @@ def family(tmp_path: Path, folder_of_ray: Path) -> Iterator[Family]:
 
 
 def test_ray_agrees_with_inline(tmp_path: Path, family: Family) -> None:
-    for engine in ("ray", "inline"):
-        arguments = [f"engine={engine}", f"run_dir={tmp_path / engine}", "rounds=5", "workers=8", "progress=none"]
+    """On Ray in bundles of several workers, here by the loop."""
+    for engine, batched in {"ray": "true", "inline": "false"}.items():
+        arguments = [f"engine={engine}", f"engine.batched={batched}", f"run_dir={tmp_path / engine}"]
+        arguments += ["rounds=5", "workers=8", "progress=none"]
         done = family.run(sys.executable, "run_sim.py", *arguments)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == str(tmp_path / engine)
     ray, inline = records(tmp_path / "ray"), records(tmp_path / "inline")
+    assert "one after the other" not in (tmp_path / "ray" / "run.log").read_text()
     assert [r["train_loss"] for r in ray] == pytest.approx([r["train_loss"] for r in inline], abs=1e-4)
     assert [r["virtual_seconds"] for r in ray] == pytest.approx([r["virtual_seconds"] for r in inline])
     wait_for(lambda: not family.alive(), 30)
