@@ -1,14 +1,16 @@
 """Overhead of a round on real processes: Echelon's nodes beside Flower's SuperNodes and Flower's own FedAvg.
 
-    python -m benchmarks.deployment [--rounds 6] [--repeats 2] [--model resnet18] [--no-database] [--nodes 3]
+    python -m benchmarks.deployment [--rounds 6] [--repeats 2] [--model cnn] [--nodes 3] [--database disk memory none]
 
-Two SuperLinks on this machine (TLS, registered keys), one with Echelon's nodes, one with Flower's SuperNodes. Four
-apps take turns: all_reduce on Echelon's nodes, the same with ``wire=bf16``, the first on Flower's SuperNodes (with
-persistent workers), and Flower's FedAvg through ``send_and_receive`` (``benchmarks/flower_fedavg``) on these. Each
-round trains the model for four batches of 32 digits on every node. The overhead is the duration of a round minus the
-computing time of its slowest worker; the first round of each run, which starts processes, does not count. The CPU time
-of the SuperLink's own process per round is reported beside it, and the machine's load. A line per app is appended to
-``benchmarks/results/deployment.jsonl``. The exit status is 1 if the overhead on Echelon's nodes exceeds the limit.
+SuperLinks on this machine (TLS, registered keys), one with Echelon's nodes and one with Flower's SuperNodes for each
+place of the database: on disk, on a file system in memory (``/dev/shm``), or none. Four apps take turns: all_reduce on
+Echelon's nodes, the same with ``wire=bf16``, the first on Flower's SuperNodes (with persistent workers), and Flower's
+FedAvg through ``send_and_receive`` (``benchmarks/flower_fedavg``) on these. Each round trains the model for four
+batches of 32 digits on every node. The overhead is the duration of a round minus the computing time of its slowest
+worker; the first round of each run, which starts processes, does not count. The CPU time of the SuperLink's own process
+per round is reported beside it, the size of the database after each round, and the machine's load. A line per app and
+place is appended to ``benchmarks/results/deployment.jsonl``. The exit status is 1 if the overhead on Echelon's nodes
+exceeds the limit.
 """
 
 import argparse
@@ -32,6 +34,7 @@ FLOWER = "Flower's FedAvg"
 OURS, STOCK = "all_reduce, echelon node", "all_reduce, flower-supernode"
 BF16 = f"{OURS}, bf16"
 LIMITS = {"cnn": 1 / 8, "resnet18": 1 / 5}
+DATABASES = ("disk", "memory", "none")
 RESULTS = Path(__file__).with_name("results") / "deployment.jsonl"
 WORK = (
     *("strategy=all_reduce", "partitioner=iid", "work=full_batch", "local_steps=4", "batch_size=32"),
@@ -41,12 +44,20 @@ WORK = (
 
 @dataclass
 class Measured:
-    """What the rounds of an app took, in seconds, and the load of the machine at the end of each run."""
+    """What the rounds of an app took, in seconds.
+
+    Beside them the SuperLink's CPU seconds per round of each run, the size of its database after each round (of the
+    first repeat), and the load of the machine at the end of each run.
+    """
 
     overheads: list[float] = field(default_factory=list)
     computing: list[float] = field(default_factory=list)
     superlink: list[float] = field(default_factory=list)
+    database_mb: list[float] = field(default_factory=list)
     loads: list[float] = field(default_factory=list)
+
+
+Results = dict[tuple[str, str], Measured]
 
 
 def main() -> int:
@@ -55,28 +66,36 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--model", default="cnn")
-    parser.add_argument("--no-database", action="store_true")
+    parser.add_argument("--database", nargs="+", choices=DATABASES, default=["disk"])
     parser.add_argument("--apps", nargs="+", default=[OURS, BF16, STOCK, FLOWER])
     arguments = parser.parse_args()
-    measured = {app: Measured() for app in arguments.apps}
+    measured = {(app, place): Measured() for app in arguments.apps for place in arguments.database}
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="echelon-")))
+        memory = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="echelon-", dir="/dev/shm")))
         deployments = {
-            stock: running.enter_context(deployed(folder, arguments, stock=stock))
+            (stock, place): running.enter_context(deployed(folder, memory, arguments, stock=stock, place=place))
             for stock in sorted({is_stock(app) for app in arguments.apps})
+            for place in arguments.database
         }
         for repeat in range(arguments.repeats):
-            for app in arguments.apps:
-                run(deployments[is_stock(app)], folder / f"{repeat}", app, arguments, measured[app])
+            for (app, place), found in measured.items():
+                run(deployments[is_stock(app), place], folder / f"{repeat}-{place}", app, arguments, found)
     show(measured, arguments)
     save(measured, arguments)
-    limit, exceeded = LIMITS.get(arguments.model, 1.0), False
+    places = [place for place in arguments.database if exceeded(measured, place, arguments.model)]
+    return int(bool(places))
+
+
+def exceeded(measured: Results, place: str, model: str) -> bool:
+    """Print the overheads of Echelon's nodes beside Flower's; return whether one exceeds the limit."""
+    limit, too_long = LIMITS.get(model, 1.0), False
     for app in (OURS, BF16):
-        if app in measured and FLOWER in measured:
-            ratio = median(measured[app].overheads) / median(measured[FLOWER].overheads)
-            print(f"{app} / {FLOWER}: {ratio:.3f} of the overhead, limit {limit:.3f}")
-            exceeded |= ratio > limit
-    return int(exceeded)
+        if (app, place) in measured and (FLOWER, place) in measured:
+            ratio = median(measured[app, place].overheads) / median(measured[FLOWER, place].overheads)
+            print(f"{app} / {FLOWER}, database {place}: {ratio:.3f} of the overhead, limit {limit:.3f}")
+            too_long |= ratio > limit
+    return too_long
 
 
 def is_stock(app: str) -> bool:
@@ -84,8 +103,9 @@ def is_stock(app: str) -> bool:
     return app not in (OURS, BF16)
 
 
-def deployed(folder: Path, arguments: argparse.Namespace, *, stock: bool) -> Loopback:
+def deployed(folder: Path, memory: Path, arguments: argparse.Namespace, *, stock: bool, place: str) -> Loopback:
     """Return a deployment whose nodes are started as soon as its SuperLink runs."""
+    name = f"{'stock' if stock else 'ours'}-{place}"
 
     class Deployed(Loopback):
         def start_superlink(self) -> None:
@@ -95,7 +115,7 @@ def deployed(folder: Path, arguments: argparse.Namespace, *, stock: bool) -> Loo
             for rank, name in enumerate(names):
                 self.start_node(name, f"rank={rank} num-partitions={arguments.nodes}", stock=stock)
 
-    return Deployed(folder / ("stock" if stock else "ours"), database=not arguments.no_database)
+    return Deployed(folder / name, database=memory / f"{name}.db" if place == "memory" else place == "disk")
 
 
 def run(deployment: Loopback, folder: Path, app: str, arguments: argparse.Namespace, measured: Measured) -> None:
@@ -112,14 +132,17 @@ def run(deployment: Loopback, folder: Path, app: str, arguments: argparse.Namesp
         overrides += ["wire=bf16"] if app == BF16 else []
         config = {"overrides": " ".join([*WORK, *overrides, f"run_dir={file.parent}"])}
     following = deployment.run(**config)
-    before = None
+    before, sizes = None, list[float]()
     while following.poll() is None:
-        if before is None and file.exists() and file.read_text().endswith("\n"):
+        finished = file.read_text().count("\n") if file.exists() else 0
+        if before is None and finished:
             before = cpu_seconds(deployment.pid("superlink"))
+        sizes += [megabytes(deployment.database)] * (finished - len(sizes))
         time.sleep(0.05)
     if not file.exists() or before is None:
         raise SystemExit(deployment.log("run"))
     spent = cpu_seconds(deployment.pid("superlink")) - before
+    measured.database_mb = measured.database_mb or sizes
     add(measured, [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()], spent, arguments.rounds)
 
 
@@ -140,31 +163,41 @@ def slowest(seconds: float | list[float]) -> float:
     return max(seconds) if isinstance(seconds, list) else seconds
 
 
+def megabytes(database: Path | None) -> float:
+    """Return the size of a database, with what has been written ahead; 0 without one."""
+    return (
+        0.0
+        if database is None
+        else sum(file.stat().st_size for file in database.parent.glob(f"{database.name}*")) / 1e6
+    )
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU time of a process, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def show(measured: dict[str, Measured], arguments: argparse.Namespace) -> None:
+def show(measured: Results, arguments: argparse.Namespace) -> None:
     """Print a table."""
-    database = "without" if arguments.no_database else "with"
-    title = f"{arguments.model}, {arguments.nodes} nodes, {database} database, median of rounds"
-    columns = ("computing, s", "overhead, s", "least", "most", "SuperLink, CPU-s", "load")
-    table = Table("app", *columns, title=title)
-    for app, found in measured.items():
+    title = f"{arguments.model}, {arguments.nodes} nodes, median of rounds"
+    columns = ("computing, s", "overhead, s", "least", "most", "SuperLink, CPU-s", "load", "MB, first round", "last")
+    table = Table("app", "database", *columns, title=title)
+    for (app, place), found in measured.items():
         row = (median(found.computing), median(found.overheads), min(found.overheads), max(found.overheads))
-        table.add_row(app, *(f"{each:.2f}" for each in (*row, median(found.superlink), median(found.loads))))
-    Console(width=120).print(table)
+        sizes = (found.database_mb[0], found.database_mb[-1])
+        cells = (*row, median(found.superlink), median(found.loads), *sizes)
+        table.add_row(app, place, *(f"{each:.2f}" for each in cells))
+    Console(width=140).print(table)
 
 
-def save(measured: dict[str, Measured], arguments: argparse.Namespace) -> None:
-    """Append a line per app to the results."""
+def save(measured: Results, arguments: argparse.Namespace) -> None:
+    """Append a line per app and place to the results."""
     setting = {"flwr": version("flwr"), "cpus": os.cpu_count(), "model": arguments.model, "nodes": arguments.nodes}
     with RESULTS.open("a", encoding="utf-8") as file:
-        for app, found in measured.items():
+        for (app, place), found in measured.items():
             numbers = {name: [round(each, 3) for each in values] for name, values in vars(found).items()}
-            line = {**setting, "database": not arguments.no_database, "app": app, **numbers}
+            line = {**setting, "database": place, "app": app, **numbers}
             file.write(json.dumps(line) + "\n")
 
 

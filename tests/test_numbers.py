@@ -78,27 +78,32 @@ BF16 = "all_reduce, echelon node, bf16"
 OURS, STOCK, FLOWER = "all_reduce, echelon node", "all_reduce, flower-supernode", "Flower's FedAvg"
 
 
-def deployments() -> dict[tuple[str, bool, str], dict[str, Any]]:
+def measured_deployments() -> list[dict[str, Any]]:
+    return [json.loads(row) for row in (RESULTS / "deployment.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def deployments() -> dict[tuple[str, str, str], dict[str, Any]]:
     """Return the first measurement of three nodes by model, database and app."""
-    found: dict[tuple[str, bool, str], dict[str, Any]] = {}
-    for row in map(json.loads, (RESULTS / "deployment.jsonl").read_text(encoding="utf-8").splitlines()):
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for row in measured_deployments():
         if row["nodes"] == 3:
             found.setdefault((row["model"], row["database"], row["app"]), row)
     return found
 
 
-def overhead(model: str, database: bool, app: str) -> float:
+def overhead(model: str, database: str, app: str) -> float:
     return float(median(deployments()[model, database, app]["overheads"]))
 
 
-COLUMNS = (("cnn", True), ("cnn", False), ("resnet18", True))
+COLUMNS = (("cnn", "disk"), ("cnn", "none"), ("resnet18", "disk"))
+PLACES = {"disk": "on disk", "memory": "in `/dev/shm`", "none": "none"}
 
 
 def of_deployments() -> Iterator[tuple[str, str]]:
     measured = deployments()
     ours, flower = ([overhead(*column, app) for column in COLUMNS] for app in (OURS, FLOWER))
     stock = [overhead(*column, STOCK) for column in COLUMNS[:2]]
-    half = overhead("resnet18", True, BF16)
+    half = overhead("resnet18", "disk", BF16)
     superlink = [f"{median(measured[(*column, OURS)]['superlink']):.2f}" for column in COLUMNS]
     ratios = [f"**{one / other:.2g}**" for one, other in zip(ours, flower, strict=True)]
     for head, cells in (
@@ -111,11 +116,19 @@ def of_deployments() -> Iterator[tuple[str, str]]:
         ("SuperLink's own CPU seconds per round, `echelon node`", superlink),
     ):
         yield "docs/deployment.md", line([head, *cells])
-    lines = (RESULTS / "deployment.jsonl").read_text(encoding="utf-8").splitlines()
-    for row in map(json.loads, lines[-3:]):
+    for row in [row for row in measured_deployments() if "database_mb" not in row][-3:]:
         spent = median(row["superlink"])
         cells = [str(row["nodes"]), f"{median(row['overheads']):.1f}", f"{spent:.2f}", f"{spent / row['nodes']:.2f}"]
         yield "docs/deployment.md", line(cells)
+
+
+def of_databases() -> Iterator[tuple[str, str]]:
+    """Yield the rows of the runs of 101 rounds: the overhead, and the size of the database."""
+    for row in measured_deployments():
+        if len(sizes := row.get("database_mb", [])) == 101:
+            spent, shown = median(row["superlink"]), [f"{sizes[number - 1]:.2f}" for number in (1, 11, 51, 101)]
+            cells = [f"{median(row['overheads']):.1f}", f"{spent:.2f}", f"{row['loads'][0]:.0f}"]
+            yield "docs/deployment.md", line([PLACES[row["database"]], *cells, *(shown if any(sizes) else "----")])
 
 
 def of_readme() -> Iterator[tuple[str, str]]:
@@ -136,7 +149,7 @@ def rounded(number: str) -> str:
     return f"{float(number) + 1e-9:.1f}"
 
 
-TIED = [*of_experiments(), *of_soak(), *of_deployments(), *of_readme()]
+TIED = [*of_experiments(), *of_soak(), *of_deployments(), *of_databases(), *of_readme()]
 
 
 def test_rows_are_those_of_their_files() -> None:
@@ -146,11 +159,11 @@ def test_rows_are_those_of_their_files() -> None:
 def test_sentences_on_the_deployment() -> None:
     readme, page = sentence("README.md"), sentence("docs/deployment.md")
     (ours, flower), (bare, bare_flower) = (
-        [overhead("cnn", database, app) for app in (OURS, FLOWER)] for database in (True, False)
+        [overhead("cnn", database, app) for app in (OURS, FLOWER)] for database in ("disk", "none")
     )
     assert f"is {ours:.1f} s with `echelon node`, compared with {flower:.1f} s" in readme
     assert f"database {bare:.1f} s compared with {bare_flower:.1f} s" in readme
-    spent = [median(deployments()["cnn", database, OURS]["superlink"]) for database in (True, False)]
+    spent = [median(deployments()["cnn", database, OURS]["superlink"]) for database in ("disk", "none")]
     assert f"it is {ours / spent[0]:.1f} times with a database and {bare / spent[1]:.1f} times without" in page
 
 

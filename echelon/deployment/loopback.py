@@ -39,8 +39,9 @@ class Loopback:
         Folder of the Flower app; this repository by default.
     environment : mapping of str to str, optional
         What the processes inherit; by default the environment of this one.
-    database : bool
-        Whether the SuperLink has a database, from which a killed one resumes.
+    database : bool or Path
+        Whether the SuperLink has a database, from which a killed one resumes; a path is its file, instead of one in
+        ``folder``.
     """
 
     def __init__(
@@ -49,10 +50,10 @@ class Loopback:
         app: Path = ROOT,
         environment: Mapping[str, str] = os.environ,
         *,
-        database: bool = True,
+        database: bool | Path = True,
     ) -> None:
         self.folder = folder.resolve()
-        self._database = ["--database", self.folder / "state.db"] if database else []
+        self.database = self.folder / "state.db" if database is True else database or None
         self.app = app.resolve()
         self.logs = self.folder / "logs"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,7 +95,8 @@ class Loopback:
         """Start the SuperLink and wait until it responds; a killed one resumes from its database."""
         files = self.certificates
         tls = ["--ssl-ca-certfile", files.authority, "--ssl-certfile", files.server, "--ssl-keyfile", files.server_key]
-        where = ["--host", HOST, "--port", self.port, *self._database]
+        database = [] if self.database is None else ["--database", self.database]
+        where = ["--host", HOST, "--port", self.port, *database]
         options = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
         self._start("superlink", "flower-superlink", *tls, *where, *options)
         self._wait_for_port()
