@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from app.task import build_model
+from conf import compose
 from tests.echelon.deployment.test_faults import folder, lines, loopback, processes
 from tests.processes import wait_for
 
@@ -13,7 +15,9 @@ __all__ = ["folder"]
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(600)]
 
-OVERRIDES = "workers=2 strategy=d_psgd topology=ring partitioner=iid work.grace=30 eval_every=100 batch_size=64"
+OVERRIDES = (
+    "workers=2 strategy=d_psgd topology=ring partitioner=iid work.grace=30 eval_every=100 batch_size=64 wire=bf16"
+)
 
 
 def test_a_node_that_is_stopped_or_killed_and_comes_back(folder: Path) -> None:
@@ -27,6 +31,10 @@ def test_a_node_that_is_stopped_or_killed_and_comes_back(folder: Path) -> None:
         deployment.run(overrides=f"{OVERRIDES} rounds=1000 run_dir={metrics.parent}")
         wait_for(lambda: len(lines(metrics)) >= 2, 240)
         assert all(record["present"] == [0, 1] for record in lines(metrics))
+        assert "travel to and from worker" not in deployment.log("run"), "both kinds of nodes take models in bfloat16"
+        parameters = sum(each.numel() for each in build_model(compose([])).parameters())
+        for record in lines(metrics)[:2]:
+            assert 4 * parameters < record["uplink_bytes"] / 2 < 5 * parameters, "parameters and momentum"
         home = str(folder / "home-ours")
         assert len(processes(home, "app_process.py")) == 1, "it holds the app"
         assert not processes(home, "echelon.persistent.trainer"), "and trains in it"

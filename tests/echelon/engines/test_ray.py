@@ -16,6 +16,8 @@ import pytest
 from flwr.clientapp import ClientApp
 from flwr.serverapp import ServerApp
 
+from app.task import build_model
+from conf import compose
 from echelon.engines import ray
 from echelon.server import checkpoint
 from tests.processes import Family, wait_for
@@ -143,13 +145,17 @@ def cluster(family: Family) -> Iterator[str]:
 
 
 def test_a_cluster_of_two_nodes(cluster: str, tmp_path: Path, family: Family) -> None:
-    arguments = ["workers=6", "rounds=2", "progress=none", "report=none"]
-    losses = []
+    arguments = ["workers=6", "rounds=2", "progress=none", "report=none", "wire=bf16"]
+    losses, uplinks = [], []
     for name, engine in {"ray": ["engine=ray", f"engine.address={cluster}"], "inline": ["engine=inline"]}.items():
         done = family.run(sys.executable, "run_sim.py", *engine, *arguments, f"run_dir={tmp_path / name}")
         assert done.returncode == 0, done.stdout
         losses.append([record["train_loss"] for record in records(tmp_path / name)])
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+        uplinks.append([record["uplink_bytes"] for record in records(tmp_path / name)])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)  # where a last bit differs, another value may be rounded
+    assert uplinks[0] == uplinks[1]
+    parameters = sum(each.numel() for each in build_model(compose([])).parameters())
+    assert 4 * parameters < uplinks[0][0] / 6 < 5 * parameters, "parameters and momentum, in two bytes each"
 
 
 def _alive(family: Family, process: "subprocess.Popen[str]") -> list[str]:

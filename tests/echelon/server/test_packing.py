@@ -32,8 +32,11 @@ class DeployedGrid(InlineGrid):
 
 
 @each_strategy
-def test_a_deployment_packs_its_arrays_and_comes_to_the_same(make: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"sgd": MOMENTUM, "model": tiny.batch_norm}
+@pytest.mark.parametrize("wire", ["fp32", "bf16"])
+def test_a_deployment_packs_its_arrays_and_comes_to_the_same(
+    wire: str, make: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"sgd": MOMENTUM, "model": tiny.batch_norm, "wire": wire}
     simulated_run = tiny.run(make, 4, on=InlineGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL), 4), **options)
     monkeypatch.setattr(exchange, "is_deployed", lambda grid: isinstance(grid, DeployedGrid))
     grid = DeployedGrid(tiny.app(tiny.batch_norm, devices=UNEQUAL))
