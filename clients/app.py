@@ -168,7 +168,8 @@ def make_client_app(
     batched : bool or "auto"
         Whether an engine that runs several workers in a process trains them in one batched computation; ``auto`` where
         that is faster. What cannot be batched is trained one worker after the other. Only for strategies that wait
-        for all workers: the last bits of a batch depend on who is in it.
+        for all workers: the last bits of a batch depend on who is in it. Mini-batches of a step that nothing can end
+        the round between are computed at once, too, where that is the same mathematics.
 
     Returns
     -------
@@ -194,6 +195,7 @@ def make_client_app(
         "objective": (loss, metrics, reduction, precision),
         "optimizer": (optimizer, optimizer_state, max_grad_norm),
         "is_over": is_over,
+        "merges": bool(batched),
     }
     find = partial(_worker, uuid.uuid4().hex, load_data, build_model, options)
     # Mods expect the model as in Flower's own clients: as named arrays.

@@ -23,7 +23,7 @@ from .forces import Forces
 from .model import FlatModel
 from .objectives import Objective
 from .randomness import seeded
-from .training import LocalUpdate, minibatches_of
+from .training import LocalUpdate, merged, minibatches_of
 
 Gradients = Callable[[Tensor, Batch, int], tuple[Tensor, Tensor]]
 Rows = slice | Tensor
@@ -64,15 +64,24 @@ class Schedule:
 
 @dataclass
 class BatchedWorker:
-    """A worker's round, as :func:`clients.training.train` takes it, and its place in its samples."""
+    """A worker's round, as :func:`clients.training.train` takes it, and its place in its samples.
+
+    ``most_samples`` of a step are computed at once; such workers read nothing ahead.
+    """
 
     data: IndexedData
     indices: Tensor
     instructions: TrainInstructions
     forces: Forces
     schedule: Schedule
+    most_samples: int = 0
     ahead: list[Batch] = field(default_factory=list)
     position: int = 0
+
+    @property
+    def pieces(self) -> list[list[int]]:
+        """How many samples are computed at once, for every step."""
+        return [[sum(piece) for piece in merged([*sizes], self.most_samples)] for sizes in self.schedule.steps]
 
     def read_ahead(self, device: str) -> None:
         """Read all mini-batches of the round, with the random numbers that they get when they are trained on."""
@@ -159,9 +168,10 @@ def train_together(
     """
     steps = _Steps(rows, velocity, workers, max_grad_norm)
     losses = torch.zeros(len(workers), dtype=torch.float64, device=rows.device)
-    taken = [minibatches_of(each.instructions) if each.forces.remembers else each.schedule.steps for each in workers]
-    for number in range(max(map(len, taken))):
-        now = [worker.schedule.steps[number] if number < len(worker.schedule.steps) else None for worker in workers]
+    pieces = [worker.pieces for worker in workers]
+    told = workers[0].instructions
+    for number in range(max(*map(len, pieces), told.local_steps if told.remembers else 0)):
+        now = [of_steps[number] if number < len(of_steps) else None for of_steps in pieces]
         for piece in range(max(len(sizes or ()) for sizes in now)):
             sizes_now = [sizes[piece] if sizes and piece < len(sizes) else 0 for sizes in now]
             for size, chosen in _of_same_size(sizes_now):

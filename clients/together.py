@@ -5,29 +5,21 @@ the same seed gives the same bits, also if it is resumed.
 """
 
 import math
-import pickle
-import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
 from logging import INFO
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from flwr.supercore import log
-from torch import Tensor
 
-from echelon.algorithms.seeds import rng
 from echelon.protocol.bundles import FEWEST_WORKERS, MOST_MODEL_BYTES
 from echelon.protocol.messages import ARRAYS, record
 
 from .batched import BatchedWorker, Schedule, make_gradients, train_together
-from .data import batches, map_tensors
+from .cost import MOST_KEPT_BYTES
 from .jobs import Job
 from .optimizers import MOMENTUM_BUFFER, State
-from .randomness import seeded
 from .training import minibatches_of
 
 if TYPE_CHECKING:
@@ -35,23 +27,12 @@ if TYPE_CHECKING:
 
 Batched = bool | Literal["auto"]
 
-# Of the vectors, and of what a backward pass keeps, of the workers that are trained at once; other devices have room
-# for more.
+# Of the vectors of the workers that are trained at once; other devices have room for more, also of what is kept.
 _VECTOR_BYTES = 1 << 26
-_KEPT_BYTES = 1 << 28
 _MORE_ROOM = 16
 _VECTORS_PER_WORKER = 4
 
 Outcome = RecordDict | Exception
-
-
-@dataclass(frozen=True)
-class _Cost:
-    """What the loss of one mini-batch takes: bytes kept for its gradient, bytes read, and whether anything is drawn."""
-
-    kept_bytes: int
-    batch_bytes: int
-    draws: bool
 
 
 class Together:
@@ -76,7 +57,6 @@ class Together:
         self._room = 1 if self._on_cpu else _MORE_ROOM
         self._vector_bytes = worker.model.parameters.nbytes
         self._gradients = make_gradients(worker.model, worker.objective)
-        self._costs: dict[int, _Cost] = {}
         self.refusal = ""
         if not worker.optimizer.is_sgd:
             self._refuse(f"only the steps of sgd are batched, not those of {worker.optimizer.name}")
@@ -145,10 +125,9 @@ class Together:
         if self.refusal or (self._auto and len(jobs) < FEWEST_WORKERS):
             return 1
         pieces = [size for sizes in minibatches_of(jobs[0].instructions) for size in sizes]
-        cost = self._costs.get(pieces[0]) or self._measure(jobs[0], pieces[0])
-        self._costs[pieces[0]] = cost
+        cost = self._worker.merging.cost(jobs[0], pieces[0])
         read_ahead = 0 if _source(jobs) is not None else len(pieces) * cost.batch_bytes
-        limit = _limit(self._room * _KEPT_BYTES, cost.kept_bytes + read_ahead)
+        limit = _limit(self._room * MOST_KEPT_BYTES, cost.kept_bytes + read_ahead)
         if cost.draws:
             self._refuse("the model or the loss draws random numbers, as dropout does")
         elif self._auto and self._on_cpu and (needed := cost.kept_bytes + self._vector_bytes) > MOST_MODEL_BYTES:
@@ -157,13 +136,15 @@ class Together:
 
     def _train(self, jobs: list[Job]) -> Iterator[RecordDict]:
         """Train in one computation; yield the replies in order."""
-        worker, told = self._worker, jobs[0].instructions
+        worker = self._worker
         schedules = [Schedule.make(job.instructions, worker.clock(job)) for job in jobs]
         order = sorted(range(len(jobs)), key=lambda i: schedules[i].steps, reverse=True)  # neighbours stop alike
         at_once = _source(jobs) is not None
+        alike = len({schedule.steps for schedule in schedules}) == 1  # else pieces of many sizes would share no `vmap`
+        most = worker.merging.most_samples(jobs[0], len(jobs)) if at_once and alike else 0
         model = worker.model
         rows = torch.empty(len(jobs), model.parameters.numel(), device=worker.device)
-        velocity = torch.zeros_like(rows) if told.momentum else None
+        velocity = torch.zeros_like(rows) if jobs[0].instructions.momentum else None
         states: list[State] = []
         members = []
         for row, i in enumerate(order):
@@ -172,7 +153,8 @@ class Together:
             if velocity is not None and MOMENTUM_BUFFER in saved:
                 velocity[row] = saved[MOMENTUM_BUFFER]
             states.append(saved)
-            members.append(BatchedWorker(jobs[i].data, jobs[i].indices, jobs[i].instructions, forces, schedules[i]))
+            told = jobs[i].instructions
+            members.append(BatchedWorker(jobs[i].data, jobs[i].indices, told, forces, schedules[i], most))
             if not at_once:
                 members[-1].read_ahead(worker.device)
         model.module.train()
@@ -187,24 +169,6 @@ class Together:
             if velocity is not None and (moved or MOMENTUM_BUFFER in state):
                 state = {**state, MOMENTUM_BUFFER: velocity[row]}
             yield worker.reply(job, updates[row], state)
-
-    def _measure(self, job: Job, size: int) -> _Cost:
-        """Compute the loss of a worker's first mini-batch, and count what that takes."""
-        worker, told = self._worker, job.instructions
-        worker.load(job)
-        module = worker.model.module.train()
-        kept: list[int] = []
-        with seeded(0, worker.device):
-            generator = partial(rng, told.seed, "augment", max(told.rank, 0), told.server_round)
-            batch = next(batches(job.data, [job.indices[:size]], generator))
-            before = _generators(worker.device)
-            hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t)  # type: ignore[func-returns-value]
-            with hooks:
-                worker.objective.total(module, batch, size, worker.device)
-            draws = before != _generators(worker.device)
-        sizes: list[int] = []
-        map_tensors(lambda value: sizes.append(value.nbytes if isinstance(value, Tensor) else 0), batch)
-        return _Cost(sum(kept), sum(sizes), draws)
 
     def _refuse(self, reason: str) -> None:
         """Train by the loop from now on, and say why, once."""
@@ -230,12 +194,3 @@ def _source(jobs: Sequence[Job]) -> Any:
     """Return where the data of all jobs lies, to be read at once; None if that is not one place."""
     sources = {getattr(job.data, "pure_source", None) for job in jobs}
     return sources.pop() if len(sources) == 1 else None
-
-
-def _generators(device: str) -> Any:
-    """Return the states of the global generators, to be compared."""
-    of_numpy = pickle.dumps(np.random.get_state())  # noqa: NPY002
-    torchs = [torch.default_generator.get_state()]
-    if device != "cpu":
-        torchs.append(getattr(torch, device).get_rng_state())
-    return random.getstate(), of_numpy, [bytes(state.numpy()) for state in torchs]

@@ -55,6 +55,7 @@ def train(
     optimizer: Steps | None = None,
     forces: Forces = NO_FORCES,
     objective: Objective = CROSS_ENTROPY,
+    most_samples: int = 0,
 ) -> LocalUpdate:
     """Run the local steps of a round, starting from the parameters in ``model``, within the time budget.
 
@@ -80,6 +81,9 @@ def train(
         What is added to the gradient of every step.
     objective : Objective
         What to minimise.
+    most_samples : int
+        Compute mini-batches of a step at once, up to so many samples; by default one by one. Only where neither the
+        budget nor an event can end the round between them (see :mod:`clients.merging`).
 
     Returns
     -------
@@ -94,17 +98,17 @@ def train(
     model.module.train()
     samples, minibatches, loss_sum = 0, 0, 0.0
     steps = optimizer or Optimizer().prepare(model, instructions, {})
-    sizes_of_steps = minibatches_of(instructions)
-    pieces = [size for sizes in sizes_of_steps for size in sizes]
+    pieces_of_steps = [merged(sizes, most_samples) for sizes in minibatches_of(instructions)]
+    pieces = [sum(piece) for in_step in pieces_of_steps for piece in in_step]
     augment = partial(rng, instructions.seed, "augment", *stream)
     upcoming = batches(data, torch.split(indices[: sum(pieces)], pieces), augment)
     stopped = False
     with seeded(int(rng(instructions.seed, "dropout", *stream).integers(2**31)), model.device):
-        for sizes in sizes_of_steps:
+        for in_step in pieces_of_steps:
             start = samples
             model.gradients.zero_()
-            for size in sizes:
-                may_stop = minibatches >= instructions.min_minibatches
+            for piece in in_step:
+                size, may_stop = sum(piece), minibatches >= instructions.min_minibatches
                 stopped = stopped or (may_stop and not clock.fits(size, instructions.budget_seconds))
                 if stopped:
                     break
@@ -112,8 +116,9 @@ def train(
                 with naming("the gradient of loss(model, batch)"):
                     loss.backward()  # type: ignore[no-untyped-call]
                 loss_sum += loss.item()
-                samples, minibatches = samples + size, minibatches + 1
-                clock.tick(size)
+                samples, minibatches = samples + size, minibatches + len(piece)
+                for minibatch in piece:
+                    clock.tick(minibatch)
             fills_in = forces.memory is not None or (forces.remembers and samples > 0)
             if samples > start or fills_in:
                 steps.take(instructions.batch_size, samples - start, forces)
@@ -130,3 +135,21 @@ def minibatches_of(instructions: TrainInstructions) -> list[list[int]]:
         steps.append(minibatch_sizes(min(instructions.batch_size, left), instructions.minibatch_size))
         left -= sum(steps[-1])
     return steps
+
+
+def merged(sizes: list[int], most_samples: int) -> list[list[int]]:
+    """Return mini-batches in groups of at most so many samples, in order, each of one at least.
+
+    Examples
+    --------
+    >>> from echelon.clients.training import merged
+    >>> merged([8, 8, 8, 4], 16), merged([8, 8], 0)
+    ([[8, 8], [8, 4]], [[8], [8]])
+    """
+    groups: list[list[int]] = []
+    for size in sizes:
+        if groups and sum(groups[-1]) + size <= most_samples:
+            groups[-1].append(size)
+        else:
+            groups.append([size])
+    return groups

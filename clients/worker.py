@@ -41,6 +41,7 @@ from .errors import UserCodeError, naming, of_worker
 from .fleet import Fleet
 from .forces import Forces
 from .jobs import Job, shard_of
+from .merging import Merging
 from .model import FlatModel
 from .objectives import Objective
 from .optimizers import MOMENTUM_BUFFER, Optimizer, State
@@ -72,6 +73,8 @@ class Worker:
         Maximum samples per second under the wall clock, to emulate unequal devices on one machine.
     is_over : callable, optional
         Asked under the wall clock, before every mini-batch, whether an event has ended the round.
+    merges : bool
+        Whether mini-batches are computed at once where nothing can end the round between them.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Worker:
         optimizer: Optimizer | None = None,
         speed_limit: float = math.inf,
         is_over: Callable[[], bool] = lambda: False,
+        merges: bool = False,
     ) -> None:
         self._data: dict[int, IndexedData] = {}
         self.device = resolve(device)
@@ -93,6 +97,7 @@ class Worker:
         self.optimizer = optimizer or Optimizer()
         self._kept: dict[int, State] = {}
         self._together: Together | None = None
+        self.merging = Merging(self, merges)
         self.speed_limit = speed_limit
         self._is_over = is_over
 
@@ -169,11 +174,12 @@ class Worker:
 
     def finish(self, job: Job) -> RecordDict:
         """Train; return the reply."""
+        most = self.merging.most_samples(job)
         saved, forces = self.load(job)
         steps = self.optimizer.prepare(self.model, job.instructions, saved)
         clock = self.clock(job)
         options: dict[str, Any] = {"optimizer": steps, "forces": forces, "objective": self.objective}
-        update = train(self.model, job.data, job.indices, job.instructions, clock, **options)
+        update = train(self.model, job.data, job.indices, job.instructions, clock, **options, most_samples=most)
         return self.reply(job, update, steps.state)
 
     def reply(self, job: Job, update: LocalUpdate, state: State) -> RecordDict:
