@@ -6,12 +6,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import datetime
+from logging import ERROR
 from pathlib import Path
 from threading import Event, current_thread, main_thread
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Context
 from flwr.serverapp import Grid, ServerApp
+from flwr.supercore import log
 
 from app import results
 from app.checks import check
@@ -64,8 +66,18 @@ def main(grid: Grid, context: Context) -> None:
         # Flower's own handler would end the process within a round.
         signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     with view, open_folder(config, path) as folder:
-        results.show(folder, view, run(config, grid, folder, view, stop))
+        try:
+            results.show(folder, view, run(config, grid, folder, view, stop))
+        except Exception as error:
+            # Flower shows a traceback; this is what an operator has to know.
+            log(ERROR, "error: %s; %s", error, _resume_hint(folder.path))
+            raise
     print(path.resolve())
+
+
+def _resume_hint(path: Path) -> str:
+    again = "to continue" if checkpoint.exists(path / "checkpoint") else "there is no checkpoint yet; to start again"
+    return f"{again}: submit the run with its overrides and resume={path.resolve()}"
 
 
 def _check_resumed(config: Config) -> None:

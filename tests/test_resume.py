@@ -1,6 +1,8 @@
 """A run that is killed at any moment continues from its last checkpoint and ends with the bits of an unbroken one."""
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -11,7 +13,7 @@ from threading import Event
 
 import numpy as np
 import pytest
-from flwr.app import Message
+from flwr.app import Context, Message, RecordDict
 
 import client_app
 import run_sim
@@ -100,6 +102,29 @@ def test_stopped_within_a_round(strategy: str, messages: int, tmp_path: Path) ->
 
     assert cli.main(run_sim.run, [f"resume={folder.path}", "progress=none"]) == 0
     assert json.dumps(told(folder.path)) == json.dumps(told(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("failed", "hint"), [(1, "there is no checkpoint yet; to start again"), (3, "to continue")])
+def test_a_server_app_says_how_to_continue(
+    failed: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full when the checkpoint of a round is written; Flower itself would show a traceback alone."""
+    path, save = tmp_path / "run", checkpoint.save
+
+    def full(state: ServerState, folder: Path, keep: int) -> Path:
+        if state.round == failed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(state, folder, keep)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    overrides = [*RUN[:6], "topology=ring", "rounds=4", f"run_dir={path}"]
+    grid = InlineGrid(client_app.make_app(compose(overrides)), 4)
+    context = Context(1, 0, {}, RecordDict(), {"overrides": " ".join(overrides)})
+    with pytest.raises(checkpoint.CheckpointError):
+        server_app.main(grid, context)
+    why = f"{path}/checkpoint: the checkpoint of round {failed} cannot be written: No space left on device"
+    said = f"error: {why}; {hint}: submit the run with its overrides and resume={path}"
+    assert caplog.messages.count(said) == 1
 
 
 def test_what_killed_saves_left_is_removed(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _serve(config: Any) -> int:
         config.max_wait_time,
     ) as connection:
         log(INFO, "SuperNode ID: %s", connection[0])
-        node = Node(Connection(*connection), config.node_config, config.trusted_entities)
+        node = Node(Connection(*connection).patient(), config.node_config, config.trusted_entities)
         with closing(node):
             node.serve()
     return 1  # Flower has logged an error and has closed the connection

@@ -20,6 +20,7 @@ from flwr.supernode.start_client_internal import FAB_VERIFICATION_ERROR, _verify
 from echelon.deployment.app_process import Contents, Settings
 from echelon.deployment.apps import Answer, AppProcess, error_answer
 from echelon.deployment.pace import Pace
+from echelon.deployment.patience import patient
 
 # Idle processes are ended, to release memory (of a GPU, for example): Flower does not tell a node that a run has ended;
 # that a later one has begun makes it likely.
@@ -41,6 +42,11 @@ class Connection:
     pull_object: Callable[[int, str], bytes]
     push_object: Callable[[int, str, str, bytes], None]
     confirm: Callable[[int, str], None]
+
+    def patient(self) -> "Connection":
+        """Return a connection that repeats requests at which the SuperLink fails."""
+        functions = {name: patient(function) for name, function in vars(self).items() if name != "node_id"}
+        return Connection(self.node_id, **functions)
 
 
 @dataclass

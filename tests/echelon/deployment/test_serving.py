@@ -107,7 +107,7 @@ def superlink(monkeypatch: pytest.MonkeyPatch) -> SuperLink:
 
 def made(superlink: SuperLink, **options: Any) -> tuple[Node, list[float]]:
     slept: list[float] = []
-    return Node(superlink.connection(), {"rank": 0}, sleep=slept.append, **options), slept
+    return Node(superlink.connection().patient(), {"rank": 0}, sleep=slept.append, **options), slept
 
 
 def process(node: Node, run_id: int = 3) -> FakeProcess:
