@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from random import Random
 
+from benchmarks.soak.disk import FULL_DISK, SmallDisk
 from benchmarks.soak.promises import every_round_once, records, same_bits
 from benchmarks.soak.target import Target
 from tests.processes import Family, wait_for
@@ -31,16 +32,16 @@ class Command(Target):
 
     Parameters
     ----------
-    name : {"command", "ray", "kill-command", "kill-ray"}
-        Which engine, and whether it is only killed.
+    name : {"command", "ray", "kill-command", "kill-ray", "disk-ray"}
+        Which engine, and whether it is only killed, or has only full disks.
     folder : Path
         For the runs; a finished one is removed.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
-        engine = name.removeprefix("kill-")
-        others = ("SIGTERM", "Ctrl-C", "full disk" if engine == "command" else "kill a process of workers")
-        self.faults = ("kill",) if engine != name else ("kill", *others)
+        only, _, engine = name.rpartition("-")
+        others = ("SIGTERM", "Ctrl-C", *(["kill a process of workers"] if engine == "ray" else []), *FULL_DISK)
+        self.faults = {"": ("kill", *others), "kill": ("kill",), "disk": FULL_DISK}[only]
         self.folder = folder
         self._overrides = [*_COMMON, *_RUNS[engine]]
         self._whole = folder / "whole"
@@ -60,7 +61,7 @@ class Command(Target):
         shutil.rmtree(run, ignore_errors=True)
         try:
             if fault == "full disk":
-                return moment, self._full_disk(run, chance)
+                return moment, self._full_disk(run, family, chance) or ends(family)
             process = family.start(sys.executable, "run_sim.py", *self._overrides, f"run_dir={run}")
             if fault in _SIGNALS:
                 lost = _stopped(process, family, _SIGNALS[fault], moment) or ends(family)
@@ -89,18 +90,20 @@ class Command(Target):
             return f"status {process.returncode}: {said[-300:]}{complained[-300:]}"
         return every_round_once(run, len(records(self._whole))) or ends(family)
 
-    def _full_disk(self, run: Path, chance: Random) -> str:
+    def _full_disk(self, run: Path, family: Family, chance: Random) -> str:
         """Run on a disk that is full at some time; then make it larger and resume."""
-        run.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={chance.randint(20, 250)}k", "soak", run], check=True)
+        disk = SmallDisk(run, chance.randint(20, 250))
         try:
-            status, said = self._run(*self._overrides, f"run_dir={run / 'run'}")
-            if status not in (1, 2) or "No space left" not in said or "Traceback" in said:
-                return f"with a full disk it ended with status {status}: {said}"
-            subprocess.run(["mount", "-o", "remount,size=20m", run], check=True)
+            process = family.start(sys.executable, "run_sim.py", *self._overrides, f"run_dir={run / 'run'}")
+            said = "\n".join(_said(process, family))
+            lines = [line for line in said.splitlines() if "No space left" in line]
+            named = len(lines) == 1 and str(run) in lines[0]
+            if process.returncode not in (1, 2) or not named or "Traceback" in said:
+                return f"with a full disk it ended with status {process.returncode}: {said[-1000:]}"
+            disk.leave(20_000)
             return self._resumed(run / "run")
         finally:
-            subprocess.run(["umount", "--lazy", run], check=True)
+            disk.unmount()
 
     def _run(self, *arguments: str) -> tuple[int, str]:
         family = Family()
@@ -109,6 +112,15 @@ class Command(Target):
             return done.returncode, f"{done.stdout[-500:]}{done.stderr[-500:]}"
         finally:
             family.end()
+
+
+def _said(process: "subprocess.Popen[str]", family: Family) -> tuple[str, str]:
+    """Wait for the end of a process, and take note of all that it starts; return its two outputs."""
+    while True:
+        try:
+            return process.communicate(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            family.alive()
 
 
 def _stopped(process: "subprocess.Popen[str]", family: Family, number: signal.Signals, moment: float) -> str:

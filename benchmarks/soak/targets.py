@@ -20,6 +20,9 @@ TARGETS: dict[str, Callable[[str, Path], Target]] = {
     "kill-supernode": Deployment,
     "kill-serverapp": Deployment,
     "kill-superlink": Deployment,
+    # A full disk alone, at random moments; only root may mount one.
+    "disk-ray": Command,
+    "disk-deployment": Deployment,
     # Of engine=torch: a process killed or stopped.
     "kill-rank": Ranks,
 }
