@@ -33,6 +33,8 @@ from conf import (
     saved,
     to_yaml,
 )
+from echelon.engines.bundling import BundlingGrid
+from echelon.engines.ray import default_window
 from echelon.persistent import processes, signals
 from echelon.protocol.layout import ArrayLayout
 from echelon.reports import progress, tracking
@@ -184,6 +186,9 @@ def run(config: Config, grid: Grid, folder: RunFolder, view: Progress, stop: Eve
     options["held_out_loss"] = evaluation.held_out_loss
     chosen = evaluated_workers(config, task)
     options["evaluate_workers"] = chosen
+    # A grid of bundles limits by itself what is in flight.
+    if isinstance(config.engine, groups.Ray) and not config.engine.window and not isinstance(grid, BundlingGrid):
+        options["window"] = default_window(config.workers, config.engine.num_cpus)
     if continues:
         options["state"] = checkpoint.load(folder.path / "checkpoint")
     wall_clock = config.clock == "wall" or (config.clock == "auto" and is_deployed(grid))

@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from app.batching import batched
 from app.keywords import keywords
 from conf import Config, groups
 from echelon.algorithms import topology
-from echelon.engines.ray import default_window
 from strategies import (
     REGISTRY,
     SGD,
@@ -76,8 +74,7 @@ def _common(config: Config, wall_clock: bool) -> dict[str, Any]:
     elif chosen.max_update_norm is not None:
         common["norm_limit"] = NormLimit(float(chosen.max_update_norm), chosen.max_update_action)
     if isinstance(config.engine, groups.Ray):
-        limited = None if batched(config) else default_window(config.workers, config.engine.num_cpus)
-        common["window"] = config.engine.window or limited  # the engine itself limits what is in flight in bundles
+        common["window"] = config.engine.window
     if isinstance(config.work, groups.NonBlocking):
         common["fold_late"] = config.work.fold_late
         if wall_clock:
