@@ -1,7 +1,7 @@
 """Seconds per round and peak memory on the inline engine, by the number of workers and of parameters.
 
     python -m benchmarks.scale [--workers 125 250 500 1000] [--parameters 0.1] [--large 8x1 8x3 8x11]
-        [--rounds 3] [--output docs/figures/scale.png]
+        [--rounds 3] [--output docs/figures/scale.png] [--results benchmarks/results/scale.json]
 
 Every worker takes a step with momentum on 16 samples and averages with two neighbours (`DPSGD("ring")`); nothing is
 evaluated. Each case runs in a process of its own. Reported are medians of the wall seconds per round, and the peak
@@ -30,7 +30,8 @@ def main() -> None:
     parser.add_argument("--parameters", type=float, default=0.1, help="in millions, of the models of --workers")
     parser.add_argument("--large", nargs="*", default=["8x1", "8x3", "8x11"], help="workers x millions of parameters")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--output", type=Path, help="figure")
+    parser.add_argument("--results", type=Path, help="file for the numbers")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.case:
@@ -40,17 +41,23 @@ def main() -> None:
     large = [measured(case, options.rounds) for case in options.large]
     print("| workers | parameters | seconds per round | peak memory | models and momentum | ratio |")
     print("|---|---|---|---|---|---|")
-    for case in [*many, *large]:
-        print(
-            f"| {case['workers']} | {case['parameters'] / 1e6:.2f} M | {case['seconds']:.2f} | "
-            f"{case['bytes'] / 1e6:.0f} MB | {case['kept'] / 1e6:.0f} MB | {case['bytes'] / case['kept']:.2f}x |"
-        )
+    print("\n".join(row(case) for case in [*many, *large]))
     for name, cases, key in (("N", many, "workers"), ("P", large, "parameters")):
         if len(cases) > 1:
             powers = [exponent(cases, key, value) for value in ("seconds", "bytes")]
             print(f"exponents in {name}: seconds {powers[0]:.2f}, memory {powers[1]:.2f}")
     if options.output is not None:
         draw(many, large, options.output)
+    if options.results is not None:
+        options.results.write_text(json.dumps({"workers": many, "parameters": large}, indent=1) + "\n")
+
+
+def row(case: dict[str, Any]) -> str:
+    """Return a row of the table."""
+    return (
+        f"| {case['workers']} | {case['parameters'] / 1e6:.2f} M | {case['seconds']:.2f} | "
+        f"{case['bytes'] / 1e6:.0f} MB | {case['kept'] / 1e6:.0f} MB | {case['bytes'] / case['kept']:.2f}x |"
+    )
 
 
 def parsed(case: str) -> tuple[int, float]:
@@ -124,6 +131,7 @@ def exponent(cases: list[dict[str, Any]], key: str, value: str) -> float:
 def draw(many: list[dict[str, Any]], large: list[dict[str, Any]], output: Path) -> None:
     """Draw seconds and memory over workers and over parameters."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = plt.subplots(2, 2, figsize=(8, 5.6), sharex="col", layout="constrained")
     columns = (
@@ -137,13 +145,16 @@ def draw(many: list[dict[str, Any]], large: list[dict[str, Any]], output: Path) 
         axes[1, column].loglog(x, [case["bytes"] / 1e6 for case in cases], "o-", label="peak")
         axes[1, column].loglog(x, [case["kept"] / 1e6 for case in cases], "k--", label="models and momentum")
         axes[1, column].set_title(f"exponent {exponent(cases, key, 'bytes'):.2f}", fontsize=10)
-        axes[1, column].set_xticks(x, [f"{value:,}" for value in x])
-        axes[1, column].minorticks_off()
+        axes[1, column].set_xticks(x, [f"{value / 1e6:.0f} M" if value > 10_000 else f"{value:,}" for value in x])
+        axes[1, column].xaxis.set_minor_locator(NullLocator())
         axes[1, column].set_xlabel(label)
         axes[1, column].legend(frameon=False, fontsize=9)
     axes[0, 0].set_ylabel("seconds per round")
     axes[1, 0].set_ylabel("memory, MB")
     for axis in axes.flat:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_locator(NullLocator())
         axis.grid(visible=True, which="both", alpha=0.2)
     figure.savefig(output, dpi=120)
 

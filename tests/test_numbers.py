@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import peer, tracking
+from benchmarks import peer, scale, tracking
 from benchmarks.experiments import liars
 from benchmarks.soak import outcomes
 from tests.repository import ROOT
@@ -135,6 +135,11 @@ def of_databases() -> Iterator[tuple[str, str]]:
             yield "docs/deployment.md", line([PLACES[row["database"]], *cells, *(shown if any(sizes) else "----")])
 
 
+def of_scale() -> Iterator[tuple[str, str]]:
+    cases = json.loads((RESULTS / "scale.json").read_text(encoding="utf-8"))
+    yield from (("docs/simulation.md", scale.row(case)) for found in cases.values() for case in found)
+
+
 def of_readme() -> Iterator[tuple[str, str]]:
     """Yield the results of the README from the page that it names, rounded."""
     tables = re.split(r"^### ", text("docs/algorithms/non_blocking.md"), flags=re.MULTILINE)
@@ -153,7 +158,7 @@ def rounded(number: str) -> str:
     return f"{float(number) + 1e-9:.1f}"
 
 
-TIED = [*of_experiments(), *of_soak(), *of_deployments(), *of_databases(), *of_peers(), *of_readme()]
+TIED = [*of_experiments(), *of_soak(), *of_deployments(), *of_databases(), *of_peers(), *of_scale(), *of_readme()]
 
 
 def test_rows_are_those_of_their_files() -> None:
