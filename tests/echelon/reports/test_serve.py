@@ -206,4 +206,6 @@ class TestInBrowser:
 
 
 def _first(browser: Chrome, table: str) -> str:
-    return browser.find_element(By.CSS_SELECTOR, f"#{table} tbody th").text
+    # In one step: the page may replace its tables at any time.
+    text: str = browser.execute_script(f"return document.querySelector('#{table} tbody th').innerText")
+    return text
